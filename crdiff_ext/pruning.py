@@ -1,0 +1,240 @@
+"""Block-wise magnitude pruning: one exact threshold a group, the masks they give, and a report.
+
+A group's threshold is the ``int(N * ratio)``-th smallest magnitude of its N weights, in the
+weights' own type; a weight is pruned when ``|w| <= threshold`` (ties go together); a group with
+``int(N * ratio) == 0`` is left alone. These are the rules of the paper's Section 3.3 as the
+authors' code has them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from .blocks import PrunableWeight
+from .counting import NotANumberError, chunks, common_dtype, dtype_name, kth_magnitude
+from .errors import CRDiffError
+from .settings import GROUPS, Ratios
+
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What to prune: thresholds only, no tensors.
+
+    Attributes:
+        ratios: as asked for.
+        thresholds: for each group the largest magnitude to prune; None: the group is left alone.
+        totals: weights in each group.
+        dtypes: the type in which each group was compared, such as "float16"; "mixed" groups are
+            compared in the narrowest type that holds all their values; None: no weights.
+    """
+
+    ratios: Ratios
+    thresholds: Mapping[str, float | None]
+    totals: Mapping[str, int]
+    dtypes: Mapping[str, str | None] = field(default_factory=lambda: dict.fromkeys(GROUPS))
+
+    def __post_init__(self) -> None:
+        for name in ("thresholds", "totals", "dtypes"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def is_noop(self) -> bool:
+        """Whether no weight at all is pruned."""
+        return all(threshold is None for threshold in self.thresholds.values())
+
+    @property
+    def why_noop(self) -> str | None:
+        """A sentence when nothing is pruned, else None."""
+        if not self.is_noop:
+            return None
+        if not any(self.totals.values()):
+            return "the model has no prunable layer: one dense pass, nothing changed"
+        if self.ratios.is_zero:
+            return "all ratios are 0: one dense pass, nothing changed"
+        return "the ratios are too small to prune a single weight: one dense pass, nothing changed"
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One group: its threshold (None: left alone), pruned and total weights, and layers."""
+
+    threshold: float | None
+    pruned: int
+    total: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """What a plan prunes, layer by layer; ``to_dict`` has the golden manifest's field names.
+
+    ``mask_sha256`` runs over the masks of kept weights (one byte each, C order) of all layers in
+    the order of canonical names; groups left alone are in neither it nor ``pruned_per_layer``.
+    """
+
+    groups: Mapping[str, GroupReport]
+    pruned_per_layer: Mapping[str, int]
+    mask_sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "groups": {name: dict(vars(group)) for name, group in self.groups.items()},
+            "pruned_per_layer": dict(self.pruned_per_layer),
+            "mask_sha256": self.mask_sha256,
+        }
+
+
+def group_threshold(tensors: Sequence[torch.Tensor], ratio: float) -> float | None:
+    """The ``int(N * ratio)``-th smallest |w| of all N weights; None when ``int(N * ratio) == 0``.
+
+    The float is exactly that weight's magnitude, whatever its type. Tensors of different types are
+    compared in fp32 (fp64 if one is), where each value is exact. Raises CRDiffError.
+    """
+    total = sum(tensor.numel() for tensor in tensors)
+    n = int(total * ratio)
+    return kth_magnitude(tensors, n) if n else None
+
+
+def make_plan(weights: Iterable[PrunableWeight], ratios: Ratios) -> PrunePlan:
+    """Thresholds for each group. Reads the weights of groups with a ratio above 0, a chunk a time.
+
+    Raises CRDiffError that names the layer for NaN, and for weights that are not there (meta
+    device) or not floats (quantised).
+    """
+    groups = by_group(weights)
+    thresholds: dict[str, float | None] = {}
+    for group, ratio in ratios.as_dict().items():
+        members = groups[group]
+        try:
+            thresholds[group] = group_threshold(_readable(members) if ratio else [], ratio)
+        except NotANumberError as error:
+            raise CRDiffError(
+                f"layer {members[error.index].name} holds NaN: the weights are damaged, get the "
+                "checkpoint again"
+            ) from error
+    tensors = {group: [weight.tensor for weight in members] for group, members in groups.items()}
+    return PrunePlan(
+        ratios,
+        thresholds,
+        {group: sum(tensor.numel() for tensor in tensors[group]) for group in GROUPS},
+        {group: _name_of(tensors[group]) for group in GROUPS},
+    )
+
+
+def by_group(weights: Iterable[PrunableWeight]) -> dict[str, list[PrunableWeight]]:
+    """The weights of each group, in the given order; all three groups, empty ones too."""
+    groups: dict[str, list[PrunableWeight]] = {group: [] for group in GROUPS}
+    for weight in weights:
+        groups[weight.group].append(weight)
+    return groups
+
+
+def keep_mask(weight: torch.Tensor, threshold: float) -> torch.Tensor:
+    """``|w| > threshold``, bool of the weight's shape: True where the weight stays.
+
+    Compares the true values: in the weight's own type when that can hold the threshold, else in a
+    wider one (rounding the threshold to a narrower type could move ties). NaN gives False.
+    """
+    magnitude = _comparable(weight.detach(), threshold).abs()
+    return magnitude > threshold
+
+
+def prune(weight: torch.Tensor, threshold: float) -> torch.Tensor:
+    """A new tensor: the weight with zeros where ``|w| <= threshold``; never tied to autograd."""
+    weight = weight.detach()
+    if weight.dtype in _FP8:  # no arithmetic, but 0x00 is zero
+        bits = weight.view(torch.uint8)
+        return (bits * keep_mask(weight, threshold)).view(weight.dtype)
+    if _comparable(weight, threshold) is weight:
+        # x where x < -t or x > t, else 0, in one fused pass: 4 to 20 times faster than a mask.
+        return torch.nn.functional.hardshrink(weight, threshold)
+    return weight.masked_fill(~keep_mask(weight, threshold), 0)
+
+
+def report(weights: Iterable[PrunableWeight], plan: PrunePlan) -> SparsityReport:
+    """Count and hash what ``plan`` prunes of ``weights``, a chunk at a time."""
+    groups = by_group(weights)
+    pruned: dict[str, int] = {}
+    digest = hashlib.sha256()
+    acting = [
+        weight
+        for group in GROUPS
+        if plan.thresholds[group] is not None
+        for weight in _checked(groups[group])
+    ]
+    for weight in sorted(acting, key=lambda weight: weight.canonical):
+        threshold = plan.thresholds[weight.group]
+        assert threshold is not None
+        kept = 0
+        for chunk in chunks(weight.tensor):
+            mask = keep_mask(chunk, threshold).cpu()
+            kept += int(torch.count_nonzero(mask))
+            digest.update(_buffer(mask))
+        pruned[weight.canonical] = weight.tensor.numel() - kept
+    return SparsityReport(
+        {
+            group: GroupReport(
+                plan.thresholds[group],
+                sum(pruned.get(weight.canonical, 0) for weight in members),
+                sum(weight.tensor.numel() for weight in members),
+                len(members),
+            )
+            for group, members in groups.items()
+        },
+        pruned,
+        digest.hexdigest(),
+    )
+
+
+def _comparable(weight: torch.Tensor, threshold: float) -> torch.Tensor:
+    """The weight itself, or its values in a wider type in which the threshold is exact."""
+    if weight.dtype in _FP8:  # has no ">"
+        weight = weight.to(torch.float16)  # holds every value of both fp8 types
+    for wider in (weight.dtype, torch.float32):
+        if float(torch.tensor(threshold, dtype=torch.float64).to(wider)) == threshold:
+            return weight.to(wider)
+    return weight.to(torch.float64)
+
+
+def _readable(weights: Sequence[PrunableWeight]) -> list[torch.Tensor]:
+    return [weight.tensor for weight in _checked(weights)]
+
+
+def _checked(weights: Sequence[PrunableWeight]) -> Sequence[PrunableWeight]:
+    """The same weights. Raises CRDiffError that names the layer for what can't be read."""
+    for weight in weights:
+        if weight.tensor.device.type == "meta":
+            raise CRDiffError(
+                f"layer {weight.name} has no data (it is on the meta device): load the model "
+                "without sequential offloading"
+            )
+        try:
+            common_dtype([weight.tensor])
+        except CRDiffError as error:
+            raise CRDiffError(f"layer {weight.name}: {error}") from error
+    return weights
+
+
+def _name_of(tensors: Sequence[torch.Tensor]) -> str | None:
+    dtypes = {dtype_name(tensor.dtype) for tensor in tensors}
+    if len(dtypes) > 1:
+        return f"mixed ({', '.join(sorted(dtypes))})"
+    return dtypes.pop() if dtypes else None
+
+
+def _buffer(mask: torch.Tensor) -> ctypes.Array[ctypes.c_char]:
+    """The bytes of a contiguous CPU bool tensor, without a copy and without numpy.
+
+    Valid while the tensor lives.
+    """
+    return (ctypes.c_char * mask.numel()).from_address(mask.data_ptr())
