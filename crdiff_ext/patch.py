@@ -1,0 +1,150 @@
+"""CR-Diff attached to a live UNet: each call becomes a dense pass, a pruned pass, and their mix."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .amplify import Amplifier, PassCounts, Window, combine
+from .errors import CRDiffError
+from .pruning import PrunePlan
+from .settings import K_DEFAULT
+from .weights import PrunedWeights
+
+logger = logging.getLogger(__name__)
+
+_HANDLE = "_crdiff_handle"  # on our own forward function, to know it again
+
+
+class CRDiff:
+    """CR-Diff for one UNet (diffusers or LDM); nothing is changed outside ``attached()``.
+
+    Args:
+        unet: a module whose forward gives a tensor, a tuple that begins with one, or an object
+            with a ``sample`` (diffusers). Extra members of tuples and objects are the dense ones.
+        plan: thresholds, from ``make_plan`` on this UNet's weights.
+        k: amplification, 0 to 3; at 1 only the pruned pass is made, at 0 only the dense one.
+        memory: how the pruned pass gets its weights, see ``weights.py``.
+        window: part of the schedule to act in; unless it is whole, set ``fraction`` at each step.
+
+    Attributes:
+        fraction: steps done / steps in all, set by whoever samples; None until then.
+        note: a sentence when every call will be one unchanged dense pass, else None.
+    """
+
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        plan: PrunePlan,
+        k: float = K_DEFAULT,
+        memory: str = "auto",
+        window: Window = Window(),  # noqa: B008 - immutable
+    ) -> None:
+        self.unet = unet
+        self.plan = plan
+        self.fraction: float | None = None
+        self._amplifier = Amplifier(k, window)
+        self._weights = PrunedWeights(unet, plan, memory)
+        self.note = plan.why_noop
+        if self.note is None and self._amplifier.k == 0:
+            self.note = "k is 0: one dense pass, nothing changed"
+
+    @property
+    def stats(self) -> PassCounts:
+        """``dense_passes`` and ``pruned_passes`` made through this handle so far."""
+        return self._amplifier.stats
+
+    @property
+    def memory(self) -> str:
+        """Either "recompute" or "copy", as settled for this UNet."""
+        return self._weights.memory
+
+    @contextmanager
+    def attached(self) -> Iterator[CRDiff]:
+        """Inside, calling the UNet applies CR-Diff; at the end its forward is what it was.
+
+        Attaching the same handle again inside is harmless; another handle on the same UNet raises
+        CRDiffError. Masked copies of weights live as long as the outermost ``attached()``.
+        """
+        current = getattr(self.unet.__dict__.get("forward"), _HANDLE, None)
+        if current is self:
+            yield self
+            return
+        if current is not None:
+            raise CRDiffError("CR-Diff is attached to this UNet already: leave that one first")
+        if self.note is not None:
+            logger.info("CR-Diff: %s", self.note)
+        missing = object()
+        before = self.unet.__dict__.get("forward", missing)
+        try:
+            self.unet.__dict__["forward"] = self._wrap(self.unet.forward)
+            yield self
+        finally:
+            if before is missing:
+                self.unet.__dict__.pop("forward", None)
+            else:
+                self.unet.__dict__["forward"] = before
+            self._weights.free()
+
+    def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward that makes both passes of ``original`` and combines them."""
+
+        def dense(args: Any, kwargs: Any) -> Any:
+            return original(*fresh(args), **fresh(kwargs))
+
+        def pruned(args: Any, kwargs: Any) -> Any:
+            with self._weights.active():
+                return original(*fresh(args), **fresh(kwargs))
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self._amplifier(
+                lambda: dense(args, kwargs),
+                None if self.plan.is_noop else lambda: pruned(args, kwargs),
+                combine_outputs,
+                self.fraction,
+            )
+
+        setattr(forward, _HANDLE, self)
+        return forward
+
+
+def combine_outputs(dense: Any, pruned: Any, k: float) -> Any:
+    """``combine`` for a tensor, a tuple that begins with one, or an object with ``sample``.
+
+    All else that the output holds is the dense pass's. Raises CRDiffError for other outputs.
+    """
+    if isinstance(dense, torch.Tensor):
+        return combine(dense, pruned, k)
+    if isinstance(dense, (tuple, list)) and dense and isinstance(dense[0], torch.Tensor):
+        members = [combine(dense[0], pruned[0], k), *dense[1:]]
+        return members if isinstance(dense, list) else tuple(members)
+    if isinstance(getattr(dense, "sample", None), torch.Tensor):
+        z = combine(dense.sample, pruned.sample, k)
+        if dataclasses.is_dataclass(dense) and not isinstance(dense, type):
+            return dataclasses.replace(dense, sample=z)
+        combined = copy.copy(dense)
+        combined.sample = z
+        return combined
+    raise CRDiffError(
+        f"the UNet gave a {type(dense).__name__}: a tensor, a tuple or an output with .sample is "
+        "needed"
+    )
+
+
+def fresh(value: Any) -> Any:
+    """The same arguments in lists and dicts of their own, with the same tensors.
+
+    UNets consume some: diffusers' pops from ``down_intrablock_additional_residuals``, ControlNet's
+    LDM code from ``control``; the second pass must see all of them.
+    """
+    if type(value) is dict:
+        return {key: fresh(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(fresh(item) for item in value)
+    return value
