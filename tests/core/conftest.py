@@ -1,0 +1,5 @@
+"""One thread: the tests are small, and their machine may be busy."""
+
+import torch
+
+torch.set_num_threads(1)
