@@ -1,0 +1,161 @@
+"""What `crdiff inspect` finds out: a checkpoint's family, the decision, and its sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from crdiff_ext.blocks import PrunableWeight, prunable_names
+from crdiff_ext.decide import Decision, decide
+from crdiff_ext.errors import CRDiffError
+from crdiff_ext.families import Family
+from crdiff_ext.pruning import make_plan, report
+from crdiff_ext.settings import GROUPS, Ratios, Settings
+from harness.checkpoints import Checkpoint, open_checkpoint
+from harness.config import Size
+from harness.hints import prediction_name
+from harness.user_presets import stored_presets
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that is told about a checkpoint; ``groups`` as in the core's SparsityReport.
+
+    ``ratios`` None: nothing to prune with, so ``groups`` holds counts only and ``mask_sha256`` is
+    None. ``size`` None: none was given and the native one is not known.
+    """
+
+    checkpoint: Checkpoint
+    family: Family
+    size: Size | None
+    decision: Decision
+    ratios: Ratios | None
+    groups: Mapping[str, dict[str, Any]]
+    pruned_per_layer: Mapping[str, int]
+    mask_sha256: str | None
+    dtype: str
+
+    @property
+    def layout(self) -> str:
+        """For people: which naming the file has."""
+        if self.checkpoint.is_ldm:
+            return "original single-file layout"
+        return "diffusers folder" if self.checkpoint.kind == "folder" else "diffusers names"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; the sparsity fields are named as in the golden manifest."""
+        decision, preset = self.decision, self.decision.preset
+        return {
+            "checkpoint": str(self.checkpoint.path),
+            "layout": "ldm" if self.checkpoint.is_ldm else "diffusers",
+            "dtype": self.dtype,
+            "family": self.family.name,
+            "label": self.family.label,
+            "native": list(self.family.native) if self.family.native else None,
+            "size": list(self.size) if self.size else None,
+            "decision": {
+                "act": decision.act,
+                "code": decision.code,
+                "sentence": decision.sentence,
+                "exact": decision.exact,
+                "k": decision.k,
+                "ratios": decision.ratios.as_dict() if decision.ratios else None,
+                "preset": preset.to_dict() if preset else None,
+            },
+            "ratios": self.ratios.as_dict() if self.ratios else None,
+            "groups": dict(self.groups),
+            "pruned_per_layer": dict(self.pruned_per_layer),
+            "mask_sha256": self.mask_sha256,
+        }
+
+
+@dataclass(frozen=True)
+class LazyWeight:
+    """A PrunableWeight whose tensor is read from the checkpoint each time it is asked for.
+
+    At any moment only the tensors that the core is at work on are mapped: one group at most.
+    """
+
+    name: str
+    canonical: str
+    group: str
+    checkpoint: Checkpoint
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The weight [out, in], mapped from the file."""
+        return self.checkpoint.tensor(self.name)
+
+
+def lazy_weights(checkpoint: Checkpoint) -> list[PrunableWeight]:
+    """The checkpoint's prunable weights, sorted by canonical name, none of them read yet."""
+    return [
+        cast(PrunableWeight, LazyWeight(name, parsed.canonical, parsed.group, checkpoint))
+        for name, parsed in prunable_names(checkpoint.infos).items()
+    ]
+
+
+def inspect_checkpoint(
+    model: str | Path,
+    size: Size | None = None,
+    ratios: Ratios | None = None,
+    *,
+    k: float = 1.5,
+    prediction: str | None = None,
+    presets: Path | None = None,
+) -> Inspection:
+    """Open ``model``, decide for ``size`` (default: native), count what would be pruned.
+
+    ``ratios`` override the decision's. ``presets``: the user's file. Raises CRDiffError.
+    """
+    checkpoint = open_checkpoint(model)
+    family = checkpoint.family(prediction_name(prediction) if prediction else None)
+    weights = lazy_weights(checkpoint)
+    if not weights:
+        raise CRDiffError(
+            f"{checkpoint.path} holds no UNet with layers that CR-Diff prunes: give an SD1.5, SD2 "
+            "or SDXL checkpoint."
+        )
+    if size is None and family.native:
+        size = Size(*family.native)
+    if size is not None:
+        size.check_step(family.step, family.label)
+    # Without a native size the decision does not depend on the size either.
+    height, width = size or (512, 512)
+    settings = Settings(ratios=ratios, k=k)
+    decision = decide(family, height, width, settings, stored_presets(presets))
+    ratios = ratios or decision.ratios
+    groups, per_layer, digest = _sparsity(checkpoint, weights, ratios)
+    dtypes = {str(checkpoint.infos[w.name].dtype).removeprefix("torch.") for w in weights}
+    return Inspection(
+        checkpoint,
+        family,
+        size,
+        decision,
+        ratios,
+        groups,
+        per_layer,
+        digest,
+        dtype=", ".join(sorted(dtypes)),
+    )
+
+
+def _sparsity(
+    checkpoint: Checkpoint, weights: list[PrunableWeight], ratios: Ratios | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, int], str | None]:
+    """Groups, pruned weights a layer, mask hash; counts from the shapes alone without ratios."""
+    if ratios is not None:
+        found = report(weights, make_plan(weights, ratios)).to_dict()
+        return found["groups"], found["pruned_per_layer"], found["mask_sha256"]
+    groups: dict[str, dict[str, Any]] = {
+        group: {"threshold": None, "pruned": 0, "total": 0, "layers": 0} for group in GROUPS
+    }
+    for weight in weights:
+        shape = checkpoint.infos[weight.name].shape
+        groups[weight.group]["total"] += torch.Size(shape).numel()
+        groups[weight.group]["layers"] += 1
+    return groups, {}, None

@@ -1,0 +1,1 @@
+"""Names of the same weights in diffusers' folders and in the original single-file (LDM) layout."""
