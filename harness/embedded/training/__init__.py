@@ -1,0 +1,1 @@
+"""The recipe that trained the embedded model: ``crdiff train-embedded`` runs it whole."""

@@ -1,0 +1,127 @@
+"""The whole recipe, stage by stage; each stage is skipped when its result is there."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from harness.embedded.architecture import (
+    NATIVE_SIZE,
+    PRETRAINING_SIZE,
+    make_scheduler,
+    make_text_encoder,
+    make_unet,
+    make_vae,
+)
+from harness.embedded.reward import RewardNet
+from harness.embedded.tokenizer import build_tokenizer
+from harness.embedded.training import autoencoder, data, denoiser
+from harness.embedded.training.assemble import write_model, write_reward
+from harness.embedded.training.loop import Stage, core_seconds, load_result, train
+from harness.embedded.training.reward import RewardTrainee, standardisation
+
+VAE = Stage("vae", steps=1250, learning_rate=2e-3, seed=11, decay=0.7, weight_decay=1e-4)
+PRETRAINING = Stage("pretraining", steps=1800, learning_rate=1e-3, seed=12, warmup=100)
+TUNING = Stage("tuning", steps=1100, learning_rate=6e-4, seed=13, decay=0.6)
+REWARD = Stage("reward", steps=800, learning_rate=1.5e-3, seed=14, decay=0.8)
+DECODER = Stage("decoder", steps=400, learning_rate=1e-3, seed=15, decay=0.8, weight_decay=1e-4)
+STAGES = (VAE, PRETRAINING, TUNING, REWARD, DECODER)
+
+# (canvas, scenes, seed) of the two denoiser stages
+_SMALL = (PRETRAINING_SIZE[0], 24_000, 1)
+_NATIVE = (NATIVE_SIZE[0], 16_000, 1)
+
+
+def run(folder: Path, out: Path) -> None:
+    """Trains in ``folder`` what is not trained yet, then writes the model to ``out``.
+
+    About two and a half core-hours from nothing; killed at any moment, the same call goes on.
+    """
+    for size, n in autoencoder.SCENES.items():
+        data.scenes(folder, size, n, autoencoder.SEED)
+    _tokenizer(folder)
+    train(VAE, folder, partial(_vae_trainee, folder))
+    vae = trained_vae(folder)
+    denoiser.Latents(folder, vae, *_SMALL)  # encoded once, before the workers need them
+    train(PRETRAINING, folder, partial(_pretraining_trainee, folder))
+    denoiser.Latents(folder, vae, *_NATIVE)
+    train(TUNING, folder, partial(_tuning_trainee, folder))
+    train(REWARD, folder, RewardTrainee)
+    train(DECODER, folder, partial(_decoder_trainee, folder))
+    assemble(folder, out)
+
+
+def assemble(folder: Path, out: Path) -> None:
+    """Writes the finished stages of ``folder`` as a pipeline folder with its reward."""
+    unet = make_unet()
+    unet.load_state_dict(load_result(TUNING, folder))
+    pipe = StableDiffusionPipeline(
+        vae=trained_vae(folder, DECODER),
+        text_encoder=pretrained_text_encoder(folder),
+        tokenizer=_tokenizer(folder),
+        unet=unet,
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    spent = {stage.name: round(core_seconds(stage, folder)) for stage in STAGES}
+    write_model(out, pipe, {"core_seconds": spent})
+    net = RewardNet()
+    net.load_state_dict(load_result(REWARD, folder))
+    write_reward(out / "reward", net, *standardisation(net))
+
+
+def trained_vae(folder: Path, stage: Stage = VAE) -> AutoencoderKL:
+    """The VAE after ``stage``, its latents scaled to unit deviation; their encoder is the same."""
+    vae = make_vae()
+    vae.load_state_dict(load_result(stage, folder))
+    vae.eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=autoencoder.latent_scale(vae, folder))
+    return vae
+
+
+def pretrained_text_encoder(folder: Path) -> CLIPTextModel:
+    """The text encoder as the pretraining stage left it."""
+    text_encoder = make_text_encoder(len(_tokenizer(folder)))
+    text_encoder.load_state_dict(_part(load_result(PRETRAINING, folder), "text_encoder"))
+    return text_encoder.eval().requires_grad_(False)
+
+
+def _vae_trainee(folder: Path) -> autoencoder.VaeTrainee:
+    return autoencoder.VaeTrainee(folder)
+
+
+def _decoder_trainee(folder: Path) -> autoencoder.DecoderTrainee:
+    return autoencoder.DecoderTrainee(folder, trained_vae(folder))
+
+
+def _pretraining_trainee(folder: Path) -> denoiser.PretrainingTrainee:
+    latents = denoiser.Latents(folder, trained_vae(folder), *_SMALL)
+    return denoiser.PretrainingTrainee(latents, _tokenizer(folder))
+
+
+def _tuning_trainee(folder: Path) -> denoiser.TuningTrainee:
+    tokenizer = _tokenizer(folder)
+    latents = denoiser.Latents(folder, trained_vae(folder), *_NATIVE)
+    text_encoder = pretrained_text_encoder(folder)
+    context = denoiser.embed(text_encoder, denoiser.tokenize(tokenizer, latents.captions))
+    unet = make_unet()
+    unet.load_state_dict(_part(load_result(PRETRAINING, folder), "unet"))
+    return denoiser.TuningTrainee(latents, unet, context)
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer, made once: the workers only read it."""
+    made = folder / "tokenizer"
+    if not (made / "tokenizer_config.json").exists():
+        build_tokenizer(made)
+    return CLIPTokenizer.from_pretrained(str(made))
+
+
+def _part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k.removeprefix(name + "."): v for k, v in state.items() if k.startswith(name + ".")}
