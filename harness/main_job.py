@@ -1,0 +1,92 @@
+"""Conduct an experiment: record its status, draw, assess, write results, table and report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from crdiff_ext.errors import CRDiffError
+from crdiff_ext.presets import Preset
+from harness.config import RunConfig
+from harness.environment import all_cores
+from harness.execute import Tally, missing_batches
+from harness.experiment import Experiment, open_experiment
+from harness.prompts import PromptSet
+from harness.report.page import write_report
+from harness.report.text import cell_table, decision_lines
+from harness.results import Scores, build_results, utc_now, write_images_csv, write_results
+
+Assessment = tuple[Scores, Mapping[str, Any] | None]
+
+
+def conduct(
+    experiment: Experiment,
+    kind: str,
+    assess: Callable[[Experiment], Assessment] | None = None,
+) -> tuple[dict[str, Any], Scores, Tally]:
+    """Draw what is missing, assess it, write every output file.
+
+    results.json says "running" from the start; "interrupted" when anything ends the run that can
+    be caught (after a kill it still says "running"). The same command then goes on.
+    """
+    folder = experiment.store.folder
+    started = utc_now()
+    write_results(folder, build_results(experiment, kind, "running", started))
+    try:
+        with all_cores():
+            tally = experiment.draw()
+            scores, verdict = assess(experiment) if assess else (Scores(), None)
+        results = build_results(experiment, kind, "complete", started, scores, verdict)
+        write_images_csv(experiment, scores)
+        write_report(experiment, results, scores, folder / "report.html")
+    except BaseException:
+        with contextlib.suppress(OSError, CRDiffError):  # a full disk: the first error is told
+            write_results(folder, build_results(experiment, kind, "interrupted", started))
+        raise
+    write_results(folder, results)
+    return results, scores, tally
+
+
+def draw_and_report(
+    config: RunConfig, prompts: PromptSet, presets: Sequence[Preset], dry_run: bool = False
+) -> int:
+    """``crdiff run``. Returns the exit code."""
+    experiment = open_experiment(config, prompts, presets)
+    for line in decision_lines(experiment):
+        print(line)
+    if dry_run:
+        print(dry_run_line(experiment))
+        return 0
+    results, _, tally = conduct(experiment, "run")
+    print(cell_table(results))
+    print(tally_line(tally))
+    print(f"Written: {config.out / 'report.html'}, results.json, images.csv")
+    return 0
+
+
+def dry_run_line(experiment: Experiment) -> str:
+    """What is missing, counted in images and in UNet passes per image and step."""
+    todo = missing_batches(experiment.plan, experiment.store)
+    draw = sum(len(batch.items) for batch in todo if not batch.sources)
+    scale = sum(len(batch.items) for batch in todo if batch.sources)
+    passes = sum(_passes(batch.drawing.k) * len(batch.items) for batch in todo if not batch.sources)
+    steps = experiment.sampling.steps
+    return (
+        f"Dry run: {draw} images to draw ({passes * steps} UNet passes at {steps} steps), "
+        f"{scale} to scale from them; nothing was drawn."
+    )
+
+
+def _passes(k: float | None) -> int:
+    """UNet passes a step: one for dense images and at k = 1, otherwise two."""
+    return 1 if k in (None, 1.0) else 2
+
+
+def tally_line(tally: Tally) -> str:
+    """What a run did, for people."""
+    if not tally.drawn and not tally.scaled:
+        return f"All {tally.stored} images were stored already: nothing was drawn."
+    return (
+        f"Images: {tally.drawn} drawn, {tally.scaled} scaled, {tally.stored} were stored already."
+    )

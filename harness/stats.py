@@ -1,0 +1,150 @@
+"""Paired statistics over prompts: bootstrap intervals of mean differences and Frechet distances.
+
+All intervals are ``estimate +- t * SE``: SE is the bootstrap's standard error over prompts, widened
+by sqrt(n / (n - 1)) because a resample of n values varies a little less than n new ones would, and
+t is Student's quantile with n - 1 degrees of freedom. Of the usual bootstrap intervals this is the
+one that keeps its promise on the data at hand: percentile and BCa intervals fall below 93 %
+coverage when few prompts of 64 differ on a 0/1 score, and bootstrap-t breaks down there
+(``tests/harness/test_stats.py`` simulates the coverage).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+RESAMPLES = 4000
+FRECHET_RESAMPLES = 400
+LEVEL = 0.95
+SEED = 20_260_401
+_CHUNK_VALUES = 8_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval at ``level`` (0..1), from ``n`` prompts."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    n: int
+
+    @property
+    def side(self) -> int:
+        """1 or -1 when the whole interval lies above or below zero, otherwise 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def side_at(self, level: float) -> int:
+        """``side`` of the same estimate's interval at another level (a half is t times SE)."""
+        wider = student_quantile(0.5 + level / 2, self.n - 1)
+        half = (
+            (self.high - self.low) / 2 * wider / student_quantile(0.5 + self.level / 2, self.n - 1)
+        )
+        return int(self.estimate > half) - int(self.estimate < -half)
+
+    def as_dict(self) -> dict[str, float]:
+        """For results.json."""
+        return asdict(self)
+
+
+def student_quantile(p: float, df: int) -> float:
+    """Student's t quantile, by Hill's expansion around the normal one (1e-4 exact for df >= 10)."""
+    z = NormalDist().inv_cdf(p)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / df ** (power + 1) for power, term in enumerate(terms))
+
+
+def resample_counts(n: int, resamples: int, seed: int = SEED) -> Array:
+    """How often each of ``n`` prompts is in each resample: [resamples, n], rows summing to n."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
+
+
+def mean_interval(values: Array, level: float = LEVEL, seed: int = SEED) -> Interval:
+    """Interval of the mean of ``values`` [n]; for paired work give it the differences.
+
+    When all values are equal the interval has no width: nothing was seen that varies.
+    Raises ValueError for fewer than two values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    if n < 2:
+        raise ValueError("an interval needs at least two prompts")
+    estimate = float(values.mean())
+    chunk = max(1, _CHUNK_VALUES // n)
+    means = [
+        resample_counts(n, min(chunk, RESAMPLES - start), seed + start) @ values / n
+        for start in range(0, RESAMPLES, chunk)
+    ]
+    return _around(estimate, float(np.concatenate(means).std()), n, level)
+
+
+def paired_interval(method: Array, dense: Array, level: float = LEVEL) -> Interval:
+    """Interval of mean(method - dense), the two given prompt by prompt [n]."""
+    return mean_interval(np.asarray(method, float) - np.asarray(dense, float), level)
+
+
+def _around(estimate: float, spread: float, n: int, level: float) -> Interval:
+    half = student_quantile(0.5 + level / 2, n - 1) * spread * np.sqrt(n / (n - 1))
+    return Interval(estimate, float(estimate - half), float(estimate + half), level, n)
+
+
+class Frechet:
+    """Frechet distances of feature sets to one fixed reference set.
+
+    d2 = |mu - mu_r|^2 + tr(C + C_r - 2 (C_r^1/2 C C_r^1/2)^1/2), means and covariances over images.
+    The distance is biased upwards at small n (about as 1/n), so compare it only at equal n: both
+    sides of every difference here have the same n, and most of the bias cancels.
+    """
+
+    def __init__(self, reference: Array) -> None:
+        """Take the reference's features [m, d], m >= 2."""
+        self.mean = np.asarray(reference, float).mean(0)
+        self.covariance = np.cov(np.asarray(reference, float), rowvar=False).reshape(
+            len(self.mean), len(self.mean)
+        )
+        values, vectors = np.linalg.eigh(self.covariance)
+        self.root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+
+    def distance(self, features: Array) -> float:
+        """Distance of one feature set [n, d]."""
+        return float(self.resampled(features, np.ones((1, len(features))))[0])
+
+    def resampled(self, features: Array, counts: Array) -> Array:
+        """Distances [R] of the resamples that ``counts`` [R, n] describes."""
+        features = np.asarray(features, float)
+        n = len(features)
+        means = counts @ features / n  # [R, d]
+        distances = np.empty(len(counts))
+        for row, count in enumerate(counts):
+            centred = features - means[row]
+            covariance = (centred * count[:, None]).T @ centred / (n - 1)
+            inner = np.linalg.eigvalsh(self.root @ covariance @ self.root)
+            distances[row] = (
+                np.square(means[row] - self.mean).sum()
+                + np.trace(covariance)
+                + np.trace(self.covariance)
+                - 2 * np.sqrt(np.clip(inner, 0, None)).sum()
+            )
+        return distances
+
+    def paired_interval(self, method: Array, dense: Array, level: float = LEVEL) -> Interval:
+        """Interval of distance(method) - distance(dense), features [n, d] prompt by prompt.
+
+        Prompts are resampled together for both sides. A resample has fewer distinct images than
+        the set, which biases both of its distances upwards alike; only its spread is used.
+        """
+        counts = resample_counts(len(dense), FRECHET_RESAMPLES)
+        spread = (self.resampled(method, counts) - self.resampled(dense, counts)).std()
+        estimate = self.distance(method) - self.distance(dense)
+        return _around(estimate, float(spread), len(dense), level)

@@ -1,0 +1,169 @@
+"""The image store: one PNG per key, an append-only index beside it, safe against being killed.
+
+A key is the SHA-256 of the canonical JSON of everything that an image's pixels depend on. A row is
+written to ``index.jsonl`` only after its PNG is in place, so a row means a whole image. A run that
+was killed at any moment goes on with the keys that have no row; a torn last line is ignored.
+
+The list of key fields is final. A later field is left out of the JSON while it has the value that
+today's code implies, so that images drawn today keep their keys.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from crdiff_ext.errors import CRDiffError
+
+Row = dict[str, Any]
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; refuses NaN. The same value gives the same text."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def key_of(spec: Mapping[str, Any]) -> str:
+    """The key of an image: hexadecimal SHA-256 of the canonical JSON of its specification."""
+    return hashlib.sha256(canonical_json(dict(spec)).encode()).hexdigest()
+
+
+def pixels_sha256(image: Image.Image) -> str:
+    """SHA-256 of mode, size and raw pixels: independent of how the file is compressed."""
+    head = f"{image.mode} {image.height}x{image.width}\n".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file or none (temporary file, fsync, rename). Full disk: CRDiffError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise_full_disk(error, path.parent)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def raise_full_disk(error: OSError, folder: Path) -> None:
+    """Turn "no space left" into a sentence; other errors are the caller's."""
+    if error.errno in FULL_DISK:
+        raise CRDiffError(
+            f"The disk that holds {folder} is full: free some space and run the same command "
+            "again; images that are already stored are kept."
+        ) from error
+
+
+class Store:
+    """Images and rows in one folder: ``images/ab/<key>.png`` and ``index.jsonl``.
+
+    The folder is made when the first image is stored. Raises CRDiffError if it cannot be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = folder / "index.jsonl"
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise CRDiffError(f"{nearest} is not a folder: give --out another path.")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise CRDiffError(f"{nearest} cannot be written: give --out another path.")
+        for stale in folder.glob("images/*/.*.tmp"):  # left behind by a kill in mid-write
+            stale.unlink(missing_ok=True)
+        self._rows = _read_index(self.index)
+
+    def path(self, key: str) -> Path:
+        """Where the image of a key is or will be."""
+        return self.folder / "images" / key[:2] / f"{key}.png"
+
+    def row(self, key: str) -> Row | None:
+        """The row of a stored image, or None when it has to be drawn."""
+        row = self._rows.get(key)
+        return row if row is not None and self.path(key).is_file() else None
+
+    def __contains__(self, key: str) -> bool:
+        return self.row(key) is not None
+
+    def load(self, key: str) -> Image.Image:
+        """The stored image, RGB. Raises CRDiffError when the file is damaged."""
+        try:
+            with Image.open(self.path(key)) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise CRDiffError(
+                f"The stored image {self.path(key)} cannot be read: delete it and run the same "
+                "command again."
+            ) from error
+
+    def add(self, spec: Mapping[str, Any], image: Image.Image, seconds: float) -> Row:
+        """Store one image under the key of ``spec`` with the time it took. Returns its row.
+
+        The PNG holds the specification as text and no date: equal images are equal files.
+        """
+        key = key_of(spec)
+        info = PngInfo()
+        info.add_text("crdiff", canonical_json(dict(spec)))
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", pnginfo=info)
+        write_atomically(self.path(key), buffer.getvalue())
+        row = {
+            "key": key,
+            "file": self.path(key).relative_to(self.folder).as_posix(),
+            "pixels_sha256": pixels_sha256(image),
+            "seconds": round(seconds, 4),
+            "spec": dict(spec),
+        }
+        self._append(row)
+        self._rows[key] = row
+        return row
+
+    def _append(self, row: Row) -> None:
+        """One line, written whole; a torn line that a kill left behind is closed first."""
+        line = json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            with open(self.index, "ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise_full_disk(error, self.folder)
+            raise
+
+
+def _read_index(path: Path) -> dict[str, Row]:
+    """Rows by key, the last one of a key counting; lines that are not whole are skipped."""
+    rows: dict[str, Row] = {}
+    if not path.exists():
+        return rows
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and {"key", "pixels_sha256", "seconds"} <= row.keys():
+                rows[row["key"]] = row
+    return rows
