@@ -32,7 +32,7 @@ def openai_vocabulary() -> tuple[dict[str, int], list[str]]:
             f"CLIP's vocabulary in open_clip cannot be read ({error}): reinstall open_clip_torch."
         ) from error
     merges = text.split("\n")[1 : _MERGES + 1]
-    alphabet = _byte_letters()
+    alphabet = byte_letters()
     tokens = [*alphabet, *(letter + WORD_END for letter in alphabet)]
     tokens += ["".join(merge.split()) for merge in merges]
     tokens += [START, END]
@@ -50,7 +50,7 @@ def _archive() -> Path:
     return Path(spec.submodule_search_locations[0]) / _ARCHIVE
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The printable letter that stands for each byte, in GPT-2's order: printable bytes first."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = len(set(range(256)) - set(printable))

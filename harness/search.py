@@ -9,6 +9,7 @@ preset's provenance states. The demo's captions are in neither.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +112,10 @@ class Search:
             self.dense = self.objective.scores(None).tolist()
             self.save()
         total = self.config.iterations
-        with tqdm(total=total, initial=len(self.annealer.trials), unit="state") as bar:
+        quiet = not sys.stderr.isatty()
+        with tqdm(
+            total=total, initial=len(self.annealer.trials), unit="state", disable=quiet
+        ) as bar:
             while not self.annealer.done:
                 self.annealer.tell(float(self.objective.scores(self.annealer.ask()).mean()))
                 self.save()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 from transformers import CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from harness.clip_vocabulary import END, START, WORD_END, byte_letters, write_clip_tokenizer
 from harness.embedded.architecture import TEXT_POSITIONS
 from harness.embedded.scenes import all_specs, caption
-
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_WORD_END = "</w>"
 
 
 def _learn_merges(words: Counter[str]) -> list[tuple[str, str]]:
     """Plain byte-pair encoding until every word is one token; ties go to the larger pair."""
-    pieces = {word: [*word[:-1], word[-1] + _WORD_END] for word in words}
+    pieces = {word: [*word[:-1], word[-1] + WORD_END] for word in words}
     merges: list[tuple[str, str]] = []
     while True:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -41,23 +37,11 @@ def _learn_merges(words: Counter[str]) -> list[tuple[str, str]]:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes vocab.json and merges.txt to ``folder`` and loads them as a CLIPTokenizer."""
+    """Writes the vocabulary and merges to ``folder`` and loads them as a CLIPTokenizer."""
     words = Counter(word for spec in all_specs() for word in caption(spec).split())
     merges = _learn_merges(words)
-    alphabet = list(bytes_to_unicode().values())
-    vocabulary = [*alphabet, *(c + _WORD_END for c in alphabet), *map("".join, merges)]
-    vocabulary += [_START, _END]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(vocabulary)}))
-    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    config = {
-        "model_max_length": TEXT_POSITIONS,
-        "bos_token": _START,
-        "eos_token": _END,
-        "unk_token": _END,
-        "pad_token": _END,
-        "tokenizer_class": "CLIPTokenizer",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+    alphabet = byte_letters()
+    tokens = [*alphabet, *(c + WORD_END for c in alphabet), *map("".join, merges), START, END]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    write_clip_tokenizer(folder, (vocabulary, list(map(" ".join, merges))), TEXT_POSITIONS)
     return CLIPTokenizer.from_pretrained(str(folder))

@@ -34,13 +34,24 @@ def command(model: Path, out: Path) -> list[str]:
 def stop(model: Path, out: Path, number: signal.Signals, at: int) -> subprocess.Popen[str]:
     """Run it in a process of its own, and signal that once the index has more than ``at`` lines."""
     words = [sys.executable, "-m", "harness.cli", *command(model, out)]
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,
+    )
     end = time.monotonic() + PATIENCE
     while stored(out) <= at and process.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
     process.send_signal(number)
     process.wait(PATIENCE)
     return process
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to processes in its background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stored(out: Path) -> int:

@@ -117,7 +117,8 @@ class _Run:
             fused=True,
         )
         self.ema = {k: v.detach().clone() for k, v in trainee.module.state_dict().items()}
-        self.step, self.spent, self.average = 0, 0.0, 0.0
+        self.step, self.spent = 0, 0.0
+        self.average: float | None = None
         self.saved_at = self.started_at = time.monotonic()
         self.cpu_start = time.process_time()
         self.save_every = float(os.environ.get(SAVE_SECONDS, 120))
@@ -152,7 +153,7 @@ class _Run:
         self.trainee.module.train()
         while self.step < self.stage.steps:
             loss = self._advance()
-            self.average = loss if self.step == 1 else 0.98 * self.average + 0.02 * loss
+            self.average = loss if self.average is None else 0.98 * self.average + 0.02 * loss
             if self.rank == 0:
                 self._log()
                 if time.monotonic() - self.saved_at > self.save_every:

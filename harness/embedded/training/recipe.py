@@ -27,13 +27,15 @@ from harness.embedded.training.reward import RewardTrainee, standardisation
 VAE = Stage("vae", steps=1250, learning_rate=2e-3, seed=11, decay=0.7, weight_decay=1e-4)
 PRETRAINING = Stage("pretraining", steps=1800, learning_rate=1e-3, seed=12, warmup=100)
 TUNING = Stage("tuning", steps=1100, learning_rate=6e-4, seed=13, decay=0.6)
+REFINING = Stage("refining", steps=1000, learning_rate=6e-4, seed=16, decay=0.8)
 REWARD = Stage("reward", steps=800, learning_rate=1.5e-3, seed=14, decay=0.8)
 DECODER = Stage("decoder", steps=400, learning_rate=1e-3, seed=15, decay=0.8, weight_decay=1e-4)
-STAGES = (VAE, PRETRAINING, TUNING, REWARD, DECODER)
+STAGES = (VAE, PRETRAINING, TUNING, REFINING, REWARD, DECODER)
 
-# (canvas, scenes, seed) of the two denoiser stages
+# (canvas, scenes, seed) of the three denoiser stages
 _SMALL = (PRETRAINING_SIZE[0], 24_000, 1)
 _NATIVE = (NATIVE_SIZE[0], 16_000, 1)
+_FRESH = (NATIVE_SIZE[0], 16_000, 2)
 
 
 def run(folder: Path, out: Path) -> None:
@@ -50,6 +52,9 @@ def run(folder: Path, out: Path) -> None:
     train(PRETRAINING, folder, partial(_pretraining_trainee, folder))
     denoiser.Latents(folder, vae, *_NATIVE)
     train(TUNING, folder, partial(_tuning_trainee, folder))
+    data.scenes(folder, *_FRESH)
+    denoiser.Latents(folder, vae, *_FRESH)
+    train(REFINING, folder, partial(_refining_trainee, folder))
     train(REWARD, folder, RewardTrainee)
     train(DECODER, folder, partial(_decoder_trainee, folder))
     assemble(folder, out)
@@ -58,7 +63,7 @@ def run(folder: Path, out: Path) -> None:
 def assemble(folder: Path, out: Path) -> None:
     """Writes the finished stages of ``folder`` as a pipeline folder with its reward."""
     unet = make_unet()
-    unet.load_state_dict(load_result(TUNING, folder))
+    unet.load_state_dict(load_result(REFINING, folder))
     pipe = StableDiffusionPipeline(
         vae=trained_vae(folder, DECODER),
         text_encoder=pretrained_text_encoder(folder),
@@ -106,12 +111,23 @@ def _pretraining_trainee(folder: Path) -> denoiser.PretrainingTrainee:
 
 
 def _tuning_trainee(folder: Path) -> denoiser.TuningTrainee:
-    tokenizer = _tokenizer(folder)
-    latents = denoiser.Latents(folder, trained_vae(folder), *_NATIVE)
-    text_encoder = pretrained_text_encoder(folder)
-    context = denoiser.embed(text_encoder, denoiser.tokenize(tokenizer, latents.captions))
+    weights = _part(load_result(PRETRAINING, folder), "unet")
+    return _native_trainee(folder, weights, _NATIVE)
+
+
+def _refining_trainee(folder: Path) -> denoiser.TuningTrainee:
+    """A second round at the native size on new scenes, its learning rate falling once more."""
+    return _native_trainee(folder, load_result(TUNING, folder), _FRESH)
+
+
+def _native_trainee(
+    folder: Path, weights: dict[str, Tensor], scenes: tuple[int, int, int]
+) -> denoiser.TuningTrainee:
+    latents = denoiser.Latents(folder, trained_vae(folder), *scenes)
+    ids = denoiser.tokenize(_tokenizer(folder), latents.captions)
+    context = denoiser.embed(pretrained_text_encoder(folder), ids)
     unet = make_unet()
-    unet.load_state_dict(_part(load_result(PRETRAINING, folder), "unet"))
+    unet.load_state_dict(weights)
     return denoiser.TuningTrainee(latents, unet, context)
 
 
