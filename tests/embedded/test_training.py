@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from harness.embedded.scenes import sample_layout, sample_spec
 from harness.embedded.training import loop
 from harness.embedded.training.data import scenes
 from harness.embedded.training.loop import finished, load_result, train
 from harness.embedded.training.reward import attributes, broken
-from tests.embedded.toy_stage import STAGE, dies_at_seven, healthy
+
+# By a name that the worker processes can import too: a package in site-packages is called "tests".
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_stage import STAGE, dies_at_seven, healthy
 
 
 def test_a_killed_stage_ends_as_an_unbroken_one(
@@ -52,10 +58,6 @@ def test_scenes_repeat(tmp_path: Path) -> None:
 
 
 def test_broken_scenes_have_the_wrong_number_of_objects() -> None:
-    import random
-
-    from harness.embedded.scenes import sample_layout, sample_spec
-
     rng = random.Random(0)
     for _ in range(50):
         layout = sample_layout(sample_spec(rng, None), 64, 64, rng)
