@@ -10,7 +10,7 @@ from scipy import linalg
 from scipy.stats import t as student
 
 from harness import stats
-from harness.stats import Frechet, Interval, mean_interval, paired_interval, student_quantile
+from harness.stats import Frechet, Interval, mean_interval, paired_interval
 
 N = 64
 SIMULATIONS = 4000
@@ -61,7 +61,7 @@ def test_intervals_cover_as_often_as_they_say(case: str) -> None:
 def many_intervals(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     counts = stats.resample_counts(N, 1000).astype(np.float32)
     spread = (counts @ samples.T.astype(np.float32) / N).std(0)
-    half = student_quantile(0.975, N - 1) * spread * np.sqrt(N / (N - 1))
+    half = student.ppf(0.975, N - 1) * spread * np.sqrt(N / (N - 1))
     return samples.mean(1) - half, samples.mean(1) + half
 
 
@@ -102,14 +102,6 @@ def test_large_sets_are_done_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "_CHUNK_VALUES", N * 700)
     pieces = mean_interval(values)
     assert pieces.high - pieces.low == pytest.approx(whole.high - whole.low, rel=0.05)
-
-
-@pytest.mark.parametrize("df", [10, 31, 63, 4999])
-@pytest.mark.parametrize("p", [0.9, 0.975, 0.9979])
-def test_student_quantile(p: float, df: int) -> None:
-    assert student_quantile(p, df) == pytest.approx(
-        student.ppf(p, df), abs=5e-3 if df < 20 else 1e-4
-    )
 
 
 def test_side_at_another_level() -> None:
