@@ -62,6 +62,7 @@ METRICS = (
         "it only within this table.",
         False,
         per_image=False,
+        decimals=1,
     ),
 )
 

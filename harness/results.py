@@ -111,6 +111,7 @@ def build_results(
                 "what": metric.what,
                 "higher_is_better": metric.higher_is_better,
                 "per_image": metric.per_image,
+                "decimals": metric.decimals,
             }
             for metric in scores.metrics
         ],

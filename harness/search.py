@@ -126,7 +126,7 @@ class Search:
             self.save()
         return self.state()
 
-    def preset(self, label: str) -> Preset:
+    def preset(self, model: str) -> Preset:
         """The best ratios as a stored entry, with the provenance that a reader needs."""
         best = self.annealer.best
         assert best is not None
@@ -145,8 +145,8 @@ class Search:
             height=self.config.height,
             width=self.config.width,
             ratios=self.best_ratios(),
-            source=f"searched on {label}",
-            model=label,
+            source=f"crdiff search, {self.config.captions} captions",
+            model=model,
             k=self.config.k,
             provenance=provenance,
         )

@@ -137,19 +137,18 @@ def _row(cell: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _value(cell: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
-    entry = cell["metrics"].get(metric["name"])
+    entry, decimals = cell["metrics"].get(metric["name"]), metric["decimals"]
     if entry is None:
         return "<td>–</td>"
     difference = entry["vs_dense"]
     if difference is None or cell["same_as"]:
-        return f"<td>{number(entry['value'])}</td>"
+        return f"<td>{number(entry['value'], decimals)}</td>"
     side = (difference["low"] > 0) - (difference["high"] < 0)
     if not metric["higher_is_better"]:
         side = -side
     kind = {1: " good", -1: " bad", 0: ""}[side]
-    return (
-        f'<td>{number(entry["value"])}<span class="delta{kind}">{interval(difference)}</span></td>'
-    )
+    shown = interval(difference, decimals)
+    return f'<td>{number(entry["value"], decimals)}<span class="delta{kind}">{shown}</span></td>'
 
 
 def _methods(results: Mapping[str, Any]) -> list[Method]:

@@ -72,7 +72,7 @@ def cell_table(results: Mapping[str, Any]) -> str:
         native = [cells[0]["height"], cells[0]["width"]] == results["model"]["native"]
         blocks.append([[f"{size}{' (native)' if native else ''}"]])
         for cell in cells:
-            values = [_cell_text(cell, metric["name"]) for metric in metrics]
+            values = [_cell_text(cell, metric) for metric in metrics]
             seconds = number(cell["seconds_per_image"], 2)
             blocks.append([[f"  {cell_name(cell)}", str(cell["images"]), *values, seconds]])
     return align([row for block in blocks for row in block], rule_after=len(blocks[0]))
@@ -94,16 +94,16 @@ def _head(names: Sequence[str]) -> list[list[str]]:
     return [list(row) for row in zip(*padded, strict=True)]
 
 
-def _cell_text(cell: Mapping[str, Any], metric: str) -> str:
-    entry = cell["metrics"].get(metric)
+def _cell_text(cell: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+    entry, decimals = cell["metrics"].get(metric["name"]), metric["decimals"]
     if entry is None:
         return MISSING
     difference = entry["vs_dense"]
-    text = number(entry["value"])
+    text = number(entry["value"], decimals)
     if difference is None or cell["same_as"]:
         return text
-    half = number((difference["high"] - difference["low"]) / 2)
-    return f"{text}  {signed(difference['estimate'])} ±{half}"
+    half = number((difference["high"] - difference["low"]) / 2, decimals)
+    return f"{text}  {signed(difference['estimate'], decimals)} ±{half}"
 
 
 def align(rows: Sequence[Sequence[str]], rule_after: int = 1) -> str:
