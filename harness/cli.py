@@ -24,6 +24,7 @@ COMMANDS = {
     "search": ("harness.commands.search", "search block ratios by simulated annealing"),
     "bench": ("harness.commands.bench", "measure the core's speed and memory"),
     "export": ("harness.commands.export", "write a pipeline as the single file that WebUIs read"),
+    "check-embedded": ("harness.commands.check_embedded", "how far its measures can be trusted"),
     "train-embedded": ("harness.commands.train_embedded", "train the embedded model anew"),
 }
 FAILED = 2
