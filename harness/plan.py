@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from crdiff_ext import __version__
 from crdiff_ext.decide import Decision
 from harness.config import DRAWING_VERSION, Size, image_seed
 from harness.methods import DENSE, Drawing, Method
@@ -47,7 +46,7 @@ class Sampling:
             "scheduler": {"name": self.scheduler, "sha256": self.scheduler_sha256},
             "dtype": self.dtype,
             "device": self.device.partition(":")[0],
-            "code": {"drawing": DRAWING_VERSION, "crdiff": __version__},
+            "code": {"drawing": DRAWING_VERSION},
         }
 
 
