@@ -121,6 +121,8 @@ def _from_stored(
     what = f"stored ratios {nearest.ratios}"
     if not exact:
         what = f"ratios {nearest.ratios} stored for {stored_at}, the nearest size"
+    if nearest.k != settings.k:
+        what += f", found with k = {nearest.k:g} but used with k = {settings.k:g}"
     sentence = f"{label} {at}: {what} ({nearest.source})"
     code = "stored" if exact else "nearest"
     return Decision(True, nearest.ratios, settings.k, nearest, exact, sentence, code)
@@ -132,8 +134,8 @@ def _inactive(settings: Settings, code: str, sentence: str) -> Decision:
 
 def _unknown(family: Family) -> str:
     return (
-        f"the native size of {family.label} is not known: set ratios and the mode Always to act "
-        "on it"
+        f"the native size of {family.label} is not known, so Auto leaves it alone: act at every "
+        "size, with ratios of your own, to use it all the same"
     )
 
 

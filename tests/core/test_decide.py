@@ -127,8 +127,8 @@ def test_the_tolerances_are_settings_and_include_themselves():
         ("sdxl-distilled", (512, 512), "no-stored",
          "no stored ratios for SDXL distilled: search or set them"),
         ("unknown", (512, 512), "unknown-family",
-         "the native size of an unknown model is not known: set ratios and the mode Always to "
-         "act on it"),
+         "the native size of an unknown model is not known, so Auto leaves it alone: "
+         "act at every size, with ratios of your own, to use it all the same"),
     ],
 )  # fmt: skip
 def test_auto_with_what_ships(family, size, code, sentence):
@@ -264,3 +264,10 @@ def test_what_always_holds(name, height, width, settings, presets):
     assert same_side or equal or is_native(family, stored.height, stored.width, settings)
     if settings.mode == "auto":
         assert not is_native(family, height, width, settings)
+
+
+def test_a_stored_k_that_is_not_used_is_said():
+    stored = [Preset("sdxl", 512, 512, Ratios(0.3, 0.3, 0.3), "a test", "a model", k=1.2)]
+    decision = decide(FAMILIES["sdxl"], 512, 512, AUTO, stored)
+    assert decision.k == 1.5
+    assert "found with k = 1.2 but used with k = 1.5" in decision.sentence
