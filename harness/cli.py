@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     parser = _parser()
-    name = next((word for word in words if not word.startswith("-")), None)
+    name = words[0] if words else None
     if name not in COMMANDS:
         parser.parse_args(words)  # shows help or the error, and leaves
         parser.print_help()
@@ -61,7 +61,7 @@ def _run(words: Sequence[str]) -> int:
         prog=f"crdiff {name}", description=module.__doc__, formatter_class=_Help
     )
     module.add_arguments(command)
-    arguments = command.parse_args(list(words)[list(words).index(name) + 1 :])
+    arguments = command.parse_args(list(words[1:]))
     _quiet()
     return int(module.run(arguments))
 
@@ -110,6 +110,8 @@ def _sentence(error: BaseException) -> str | None:
             return str(full)
         if isinstance(error, PermissionError):
             return f"{error.filename} cannot be read or written: check its permissions."
+        if error.filename is not None and error.errno is not None:
+            return f"{error.filename} cannot be used ({error.strerror}): give another path."
         return None
     if isinstance(error, ModuleNotFoundError):
         top = (error.name or "").partition(".")[0]

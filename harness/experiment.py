@@ -170,6 +170,7 @@ def open_experiment(
     from harness.pipelines import load_pipeline
 
     get_methods(config.methods)
+    store = Store(config.out)  # a folder that can't be written is told before a model is loaded
     device = default_device() if config.device == "auto" else config.device
     dtype = default_dtype(device) if config.dtype == "auto" else config.dtype
     _no_bars()
@@ -187,7 +188,7 @@ def open_experiment(
     digest = model_hash(loaded.path, config.out / "model-hashes.json", config.config)
     sampling, origins = resolve_sampling(config, loaded, digest, dtype, device)
     plan = Plan(cells, prompts.prompts, sampling)
-    return Experiment(config, loaded, sampling, origins, prompts, plan, Store(config.out))
+    return Experiment(config, loaded, sampling, origins, prompts, plan, store)
 
 
 def _no_bars() -> None:

@@ -57,6 +57,7 @@ def load_pipeline(
     ``config``: a diffusers folder whose configuration a single file is read with. ``prediction``:
     "epsilon" or "v_prediction", overriding what the model says. Raises CRDiffError.
     """
+    check_device(device)
     path = locate(model)
     torch_dtype = _dtype(dtype)
     wanted = prediction_name(prediction) if prediction else None
@@ -85,6 +86,17 @@ def load_pipeline(
     pipe.to(device)
     name = path.name if Path(model).expanduser().exists() else str(model)
     return LoadedPipeline(pipe, family, name, path, checkpoint.files, _recommended(path))
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that torch does not know or that is not there. Raises CRDiffError."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise CRDiffError(f"Device {name!r} is not known: use auto, cpu, cuda or cuda:1.") from None
+    missing = kind == "cuda" and not torch.cuda.is_available()
+    if missing or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise CRDiffError(f"There is no {kind} device that torch can use here: use --device cpu.")
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

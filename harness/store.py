@@ -16,6 +16,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise_full_disk(error, path.parent)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def raise_full_disk(error: OSError, folder: Path) -> None:

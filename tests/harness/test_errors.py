@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from crdiff_ext.errors import CRDiffError
 from harness import execute, generate
 from harness import store as store_module
 from harness.cli import COMMANDS, main
+from harness.pipelines import check_device
 
 WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 
@@ -207,3 +209,39 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["magic"])
     assert stop.value.code == 2
     assert "invalid choice: 'magic'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda"])
+def test_a_device_that_is_not_there(
+    tiny_model: Path,
+    prompts_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    device: str,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(CRDiffError, match=r"device|Device"):
+        check_device(device)
+    words = ["--size", "64x64", "--prompts", str(prompts_file), "--out", str(tmp_path / "new")]
+    assert main(["run", "--model", str(tiny_model), *words, "--device", device]) == 2
+    assert "evice" in sentence(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["search --size 64x64 --out", "export"])
+def test_an_output_path_through_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert main([*command.split(), str(file / "x.safetensors")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert file.read_text() == "mine"
+
+
+def test_words_before_the_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--foo", "inspect", "x"])
+    assert left.value.code == 2
+    assert "--foo" in capsys.readouterr().err
