@@ -15,6 +15,8 @@ _STEM = "diffusion_pytorch_model"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _UNET_ONLY = ("model_index.json", "scheduler/*.json", "unet/*.json", "unet/*.safetensors")
 _PIPELINE = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+NOT_LOADED = {"safety_checker", "feature_extractor", "image_encoder"}
+"""Components of a pipeline folder that are never used here."""
 _NEVER = ("*non_ema*", "safety_checker/*", "image_encoder/*")
 
 
@@ -36,7 +38,7 @@ def locate(model: str | Path, whole: bool = True) -> Path:
     if path.exists():
         return path
     if _HUB_ID.fullmatch(str(model)) and path.suffix != ".safetensors":
-        return _from_hub(str(model), _PIPELINE if whole else _UNET_ONLY)
+        return _from_hub(str(model), whole)
     raise CRDiffError(
         f"There is no model at {model}: check the path, or give a hub id such as owner/model."
     )
@@ -104,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _from_hub(repo: str, patterns: tuple[str, ...]) -> Path:
+def _from_hub(repo: str, whole: bool) -> Path:
     """The snapshot folder of a hub model: from the local cache if complete, else downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -114,11 +116,11 @@ def _from_hub(repo: str, patterns: tuple[str, ...]) -> Path:
             snapshot_download(
                 repo,
                 local_files_only=local,
-                allow_patterns=list(patterns),
+                allow_patterns=list(_PIPELINE if whole else _UNET_ONLY),
                 ignore_patterns=[*_NEVER, *ignored],
             )
         )
-        return path if _has_unet(path) else None
+        return path if (_is_whole(path) if whole else _has_unet(path)) else None
 
     reason: Exception | None = None
     # Full precision first; half-precision files only for models that have nothing else.
@@ -133,6 +135,19 @@ def _from_hub(repo: str, patterns: tuple[str, ...]) -> Path:
         f"{repo} is no file or folder here, is not in the Hugging Face cache, and could not be had "
         f"from the hub{why}: check the name and the network, or give a local folder."
     )
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every component that the pipeline's index names has come, the UNet with weights.
+
+    A cache may hold a part of a model only: what ``crdiff inspect`` read, or a download cut short.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file() or not _has_unet(folder):
+        return False
+    named = {name for name, kind in read_json(index).items() if isinstance(kind, list) and kind[0]}
+    parts = [folder / name for name in named - NOT_LOADED]
+    return all(part.is_dir() and any(part.iterdir()) for part in parts)
 
 
 def _has_unet(folder: Path) -> bool:

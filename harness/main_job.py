@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from crdiff_ext.errors import CRDiffError
@@ -12,6 +13,7 @@ from harness.config import RunConfig
 from harness.environment import all_cores
 from harness.execute import Tally, missing_batches
 from harness.experiment import Experiment, open_experiment
+from harness.locate import read_json
 from harness.prompts import PromptSet
 from harness.report.page import write_report
 from harness.report.text import cell_table, decision_lines
@@ -32,7 +34,10 @@ def conduct(
     """
     folder = experiment.store.folder
     started = utc_now()
-    write_results(folder, build_results(experiment, kind, "running", started))
+    # A finished run's file is good until its successor is: nothing is lost if that is interrupted.
+    fresh = bool(missing_batches(experiment.plan, experiment.store)) or not _is_complete(folder)
+    if fresh:
+        write_results(folder, build_results(experiment, kind, "running", started))
     try:
         with all_cores():
             tally = experiment.draw()
@@ -42,10 +47,19 @@ def conduct(
         write_report(experiment, results, scores, folder / "report.html")
     except BaseException:
         with contextlib.suppress(OSError, CRDiffError):  # a full disk: the first error is told
-            write_results(folder, build_results(experiment, kind, "interrupted", started))
+            if fresh:
+                write_results(folder, build_results(experiment, kind, "interrupted", started))
         raise
     write_results(folder, results)
     return results, scores, tally
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the folder holds the results.json of a run that came to its end."""
+    try:
+        return bool(read_json(folder / "results.json").get("status") == "complete")
+    except CRDiffError:
+        return False
 
 
 def draw_and_report(

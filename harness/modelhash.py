@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 
 from crdiff_ext.errors import CRDiffError
-from harness.locate import read_json
+from harness.locate import NOT_LOADED, read_json
 from harness.store import write_atomically
 
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
 CONFIGURATION = {".json", ".txt", ".yaml"}
-SKIPPED_PARTS = {"safety_checker", "feature_extractor", "image_encoder"}
 CACHE_FROM_BYTES = 64 * 2**20
 """Only files of this size and more are worth a line in the cache."""
 
@@ -31,7 +30,7 @@ def model_files(path: Path) -> list[Path]:
         )
     index = path / "model_index.json"
     named = {name for name, kind in read_json(index).items() if isinstance(kind, list) and kind[0]}
-    parts = sorted(named - SKIPPED_PARTS)
+    parts = sorted(named - NOT_LOADED)
     files = [index, *(file for part in parts for file in sorted((path / part).glob("*")))]
     files = [file for file in files if file.suffix in WEIGHTS | CONFIGURATION and file.is_file()]
     if not any(file.suffix in WEIGHTS for file in files):

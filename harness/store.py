@@ -65,6 +65,20 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _is_being_written(temporary: Path) -> bool:
+    """Whether the process that ``write_atomically`` put into the name still runs."""
+    pid = temporary.name.split(".")[-2]
+    if not pid.isdecimal() or os.name != "posix":  # elsewhere signal 0 would end the process
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it runs as somebody else
+    return True
+
+
 def raise_full_disk(error: OSError, folder: Path) -> None:
     """Turn "no space left" into a sentence; other errors are the caller's."""
     if error.errno in FULL_DISK:
@@ -88,8 +102,9 @@ class Store:
             raise CRDiffError(f"{nearest} is not a folder: give --out another path.")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise CRDiffError(f"{nearest} cannot be written: give --out another path.")
-        for stale in folder.glob("images/*/.*.tmp"):  # left behind by a kill in mid-write
-            stale.unlink(missing_ok=True)
+        for left in folder.glob("images/*/.*.tmp"):  # by a kill in mid-write
+            if not _is_being_written(left):
+                left.unlink(missing_ok=True)
         self._rows = _read_index(self.index)
 
     def path(self, key: str) -> Path:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from crdiff_ext.errors import CRDiffError
 from harness.checkpoints import open_checkpoint
+from harness.locate import locate
 
 WEIGHT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"
 STATE = {
@@ -133,6 +134,25 @@ def test_a_model_in_the_hub_cache_is_found_without_a_network(
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0" * 40)
     assert open_checkpoint("owner/model").infos[WEIGHT].shape == (4, 4)
+
+
+def test_a_part_of_a_model_in_the_hub_cache_is_not_taken_for_the_whole(
+    offline_hub: Path, no_network: None
+) -> None:
+    repo = offline_hub / "models--owner--model"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    unet_folder(snapshot)
+    os.rename(snapshot / "pipeline" / "unet", snapshot / "unet")
+    parts = {"unet": ["diffusers", "U"], "vae": ["diffusers", "A"], "safety_checker": [None, None]}
+    (snapshot / "model_index.json").write_text(json.dumps(parts))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("0" * 40)
+    assert locate("owner/model", whole=False) == snapshot
+    with pytest.raises(CRDiffError, match="could not be had from the hub"):
+        locate("owner/model")
+    (snapshot / "vae").mkdir()
+    (snapshot / "vae" / "config.json").write_text("{}")
+    assert locate("owner/model") == snapshot
 
 
 def test_yaml_beside_a_file_tells_how_it_predicts(file: Path) -> None:

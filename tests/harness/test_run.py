@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import generate
+from harness import generate, main_job
 from harness.cli import main
 from harness.results import SCHEMA_FILE
 
@@ -158,3 +158,17 @@ def test_stochastic_scheduler_repeats_itself(
         assert results["settings"]["scheduler"] == "EulerAncestralDiscreteScheduler"
         digests.append(results["cells"][0]["images_sha256"])
     assert digests[0] == digests[1]
+
+
+def test_a_finished_result_stays_until_the_next_is_there(
+    finished: tuple[Path, Path], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, out = finished
+    before = (out / "results.json").read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_job, "write_images_csv", interrupted)
+    assert main(arguments(tiny_model, prompts, out, "--method", METHODS)) == 2
+    assert (out / "results.json").read_bytes() == before

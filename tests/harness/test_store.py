@@ -122,3 +122,14 @@ def test_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(CRDiffError, match="not a folder"):
         Store(tmp_path / "out")
+
+
+def test_another_process_files_in_the_making_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "ab"
+    folder.mkdir(parents=True)
+    living, dead = folder / f".a.png.{os.getpid()}.tmp", folder / ".a.png.4194999.tmp"
+    for path in (living, dead):
+        path.write_bytes(b"half")
+    Store(tmp_path)
+    assert living.exists()
+    assert not dead.exists()
