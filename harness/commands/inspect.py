@@ -56,6 +56,8 @@ def _lines(found: Any) -> list[str]:
     }
     if found.ratios is not None:
         head["ratios"] = f"{found.ratios} (down / mid / up), k = {found.decision.k:g}"
+        if not found.decision.act and family.name != "unknown":
+            head["note"] = "that is Auto's decision; `crdiff run` with these ratios acts anyway"
     lines = [f"{name:<12} {value}" for name, value in head.items()]
     lines += ["", _row("group", "layers", "weights", "threshold", "pruned", "share")]
     lines += [_group_line(name, found.groups[name]) for name in GROUPS]

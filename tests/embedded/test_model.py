@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
 from crdiff_ext.blocks import prunable_parameters
+from harness.cli import main
 from harness.embedded.architecture import SIZES
 from harness.embedded.check import check
 from harness.embedded.scenes import all_specs, caption, prompt_set
@@ -86,3 +87,13 @@ def test_it_comes_back_from_the_single_file_layout(
     again = load_pipeline(path, config=embedded_model_dir())
     ours, theirs = embedded.pipe.unet.state_dict(), again.pipe.unet.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_inspect_says_what_run_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(embedded_model_dir())
+    assert main(["inspect", folder, "--ratios", "0.3"]) == 0
+    said = capsys.readouterr().out
+    assert "128x128 is native: inactive" in said
+    assert "these ratios acts anyway" in said
+    assert main(["inspect", folder, "--size", "64x64", "--ratios", "0.3"]) == 0
+    assert "acts anyway" not in capsys.readouterr().out
