@@ -90,8 +90,8 @@ class Frechet:
 
     d2 = |mu - mu_r|^2 + tr(C + C_r - 2 (C_r^1/2 C C_r^1/2)^1/2), means and covariances over images.
     The distance is biased upwards at small n, by an amount that depends on the covariance and so
-    differs between methods. A bootstrap interval around a difference then misses the truth too often,
-    so none is given.
+    differs between methods. A bootstrap interval around a difference then misses the truth too
+    often, so none is given.
     """
 
     def __init__(self, reference: Array) -> None:
