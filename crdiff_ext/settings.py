@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .errors import CRDiffError
@@ -84,6 +84,10 @@ class Settings:
         start, end: part of the schedule in which to act, as fractions of its steps.
         memory: how a pruned pass gets its weights, see ``weights.py``.
         passes: which passes of a hires-fix generation to act in.
+        hires: where the hires pass' ratios come from: "as first" (the same rule as the first
+            pass), "stored" (for the second pass' size), or "set" (``hires_ratios``).
+        hires_ratios: set by hand for the hires pass: given if, and only if, ``hires`` is "set".
+        refiner: act after the switch to a refiner model too.
         native_area_tolerance: relative difference of area up to which a size counts as native.
         sd_max_aspect, sdxl_max_aspect: long side / short side up to which it does.
         max_log_area: farthest stored entry, as |ln(area / stored area)|; 0.7 is a factor of two.
@@ -96,18 +100,19 @@ class Settings:
     end: float = 1.0
     memory: str = "auto"
     passes: str = "both"
+    hires: str = "as first"
+    hires_ratios: Ratios | None = None
+    refiner: bool = True
     native_area_tolerance: float = 0.10
     sd_max_aspect: float = 1.25
     sdxl_max_aspect: float = 4.0
     max_log_area: float = 0.7
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratios, str):
-            object.__setattr__(self, "ratios", Ratios.parse(self.ratios))
-        elif isinstance(self.ratios, Mapping):
-            object.__setattr__(self, "ratios", Ratios.from_dict(self.ratios))
-        elif not isinstance(self.ratios, (Ratios, type(None))):
-            raise CRDiffError(f"ratios are {self.ratios!r}: write down/mid/up such as 0.3/0.2/0.1")
+        for name in ("ratios", "hires_ratios"):
+            object.__setattr__(self, name, _as_ratios(getattr(self, name), name))
+        if not isinstance(self.refiner, bool):
+            raise CRDiffError(f"refiner is {self.refiner!r}: use true or false")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
@@ -119,6 +124,21 @@ class Settings:
             object.__setattr__(self, name, number)
         if not self.start < self.end:
             raise CRDiffError(f"start is {self.start:g}: it must be below end, {self.end:g}")
+        if (self.hires == "set") != (self.hires_ratios is not None):
+            raise CRDiffError(
+                f'hires is {self.hires!r}: it must be "set" when, and only when, hires_ratios are'
+            )
+
+    def for_pass(self, name: str) -> Settings:
+        """The settings that rule the pass ``name``, "first" or "hires", of one generation.
+
+        The mode is "off" when ``passes`` leaves that pass out.
+        """
+        mode = self.mode if self.passes in (name, "both") else "off"
+        ratios = self.ratios
+        if name == "hires" and self.hires != "as first":
+            ratios = self.hires_ratios
+        return replace(self, mode=mode, ratios=ratios)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Settings:
@@ -134,7 +154,9 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``from_dict`` gives an equal Settings back."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["ratios"] = None if self.ratios is None else self.ratios.as_dict()
+        for name in ("ratios", "hires_ratios"):
+            ratios = values[name]
+            values[name] = None if ratios is None else ratios.as_dict()
         return values
 
     @classmethod
@@ -155,6 +177,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "mode": ("off", "auto", "always"),
     "memory": ("auto", "recompute", "copy"),
     "passes": ("first", "hires", "both"),
+    "hires": ("as first", "stored", "set"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "k": (0.0, K_MAX),
@@ -165,6 +188,17 @@ _RANGES: dict[str, tuple[float, float]] = {
     "sdxl_max_aspect": (1.0, 100.0),
     "max_log_area": (0.0, 100.0),
 }
+
+
+def _as_ratios(value: object, name: str) -> Ratios | None:
+    """Ratios from themselves, text or a mapping; None stays. Raises CRDiffError."""
+    if value is None or isinstance(value, Ratios):
+        return value
+    if isinstance(value, str):
+        return Ratios.parse(value)
+    if isinstance(value, Mapping):
+        return Ratios.from_dict(value)
+    raise CRDiffError(f"{name} are {value!r}: write down/mid/up such as 0.3/0.2/0.1")
 
 
 def as_number(value: object, name: str) -> float:
@@ -193,6 +227,8 @@ def _field_schema(name: str, default: object) -> dict[str, Any]:
     if name in _RANGES:
         low, high = _RANGES[name]
         return {"type": "number", "minimum": low, "maximum": high, "default": default}
+    if isinstance(default, bool):
+        return {"type": "boolean", "default": default}
     ratio = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
     return {
         "type": ["object", "null"],

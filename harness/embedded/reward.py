@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +34,12 @@ from harness.embedded.weights import embedded_model_dir
 
 SHORT_SIDE = 64  # px: images are resized to this short side, keeping the aspect
 FEATURES = 32
-_GRID = 8
+GRID = 8
 _WIDTH = 96
 _LONGEST = 18  # words
 # what the feature network names: every coloured shape, every background, how many objects
 ATTRIBUTES = len(COLOURS) * len(SHAPES) + len(BACKGROUNDS) + len(NUMBERS)
+CELL_KINDS = len(COLOURS) * len(SHAPES) + len(BACKGROUNDS)
 
 
 def _vocabulary() -> dict[str, int]:
@@ -68,23 +68,33 @@ def resized(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def _waves(side: int, width: int) -> Tensor:
+    """Where each cell of a grid is, float32 [side * side, width]: sines of row and of column."""
+    frequencies = torch.pi * 2.0 ** torch.linspace(-1, 2, width // 4)
+    at = torch.linspace(0, 1, side)[:, None] * frequencies
+    line = torch.cat([at.sin(), at.cos()], 1)
+    rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+    return 0.5 * torch.cat([rows, columns], 2).flatten(0, 1)
+
+
+def _block(before: int, after: int, stride: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU()
+
+
 class RewardNet(nn.Module):
     """Match of image and caption (a logit), and features of the image alone."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 32, 64, _WIDTH)
         self.stem = nn.Sequential(
-            *(
-                layer
-                for a, b in pairwise(widths)
-                for layer in (nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU())
-            ),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1),
-            nn.GroupNorm(8, _WIDTH),
-            nn.SiLU(),
+            *_block(3, 32, 2),
+            *_block(32, 64, 2),
+            *_block(64, 64, 1),
+            *_block(64, _WIDTH, 2),
+            *_block(_WIDTH, _WIDTH, 1),
+            *_block(_WIDTH, _WIDTH, 1),
         )
-        self.places = nn.Parameter(torch.randn(_GRID * _GRID, _WIDTH) * 0.1)
+        self.places = nn.Parameter(_waves(GRID, _WIDTH))
         self.words = nn.Embedding(len(WORDS) + 1, _WIDTH)
         self.positions = nn.Parameter(torch.randn(_LONGEST, _WIDTH) * 0.1)
         layer = nn.TransformerDecoderLayer(
@@ -94,19 +104,25 @@ class RewardNet(nn.Module):
         self.match = nn.Linear(_WIDTH, 1)
         self.squeeze = nn.Linear(_WIDTH * 16, FEATURES)
         self.attributes = nn.Linear(FEATURES, ATTRIBUTES)
+        self.cells = nn.Conv2d(_WIDTH, CELL_KINDS, 1)  # for training only: what is in each cell
 
     def grid(self, images: Tensor) -> Tensor:
         """Images [n, 3, h, w], short side 64 -> [n, 96, 8, 8], whatever the aspect."""
-        return F.adaptive_avg_pool2d(self.stem(images), _GRID)
+        return F.adaptive_avg_pool2d(self.stem(images), GRID)
 
     def logits(self, grid: Tensor, ids: Tensor) -> Tensor:
-        """Grid [n, 96, 8, 8], word ids [n, 18] -> match logits [n]."""
+        """Grid [n, 96, 8, 8], word ids [n, m, 18] of m captions an image -> match logits [n, m]."""
+        n, m, length = ids.shape
         seen = grid.flatten(2).transpose(1, 2) + self.places
-        padding = ids == 0
-        text = self.words(ids) + self.positions
-        read = self.joint(text, seen, tgt_key_padding_mask=padding)
-        kept = (~padding).unsqueeze(-1)
-        return self.match((read * kept).sum(1) / kept.sum(1).clamp_min(1)).squeeze(-1)
+        text = (self.words(ids) + self.positions).flatten(1, 2)
+        # the captions of an image are read side by side, each blind to the others
+        apart = torch.ones(m * length, m * length, dtype=torch.bool)
+        for start in range(0, m * length, length):
+            apart[start : start + length, start : start + length] = False
+        read = self.joint(text, seen, tgt_mask=apart, tgt_key_padding_mask=ids.flatten(1) == 0)
+        kept = (ids != 0).unsqueeze(-1)
+        mean = (read.view(n, m, length, -1) * kept).sum(2) / kept.sum(2).clamp_min(1)
+        return self.match(mean).squeeze(-1)
 
     def features(self, grid: Tensor) -> Tensor:
         """Grid [n, 96, 8, 8] -> features [n, 32]."""
@@ -138,7 +154,7 @@ class EmbeddedReward:
         """Rewards float64 [n]: the match logit, standardised on real scenes (config.json)."""
         if not images:
             return np.empty(0)
-        logits = self.net.logits(self._grids(images), word_ids(captions))
+        logits = self.net.logits(self._grids(images), word_ids(captions)[:, None])[:, 0]
         return (logits.double().numpy() - self.mean) / self.deviation
 
     @torch.no_grad()

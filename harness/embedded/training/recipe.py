@@ -28,20 +28,22 @@ VAE = Stage("vae", steps=1250, learning_rate=2e-3, seed=11, decay=0.7, weight_de
 PRETRAINING = Stage("pretraining", steps=1800, learning_rate=1e-3, seed=12, warmup=100)
 TUNING = Stage("tuning", steps=1100, learning_rate=6e-4, seed=13, decay=0.6)
 REFINING = Stage("refining", steps=1000, learning_rate=6e-4, seed=16, decay=0.8)
-REWARD = Stage("reward", steps=800, learning_rate=1.5e-3, seed=14, decay=0.8)
+POLISHING = Stage("polishing", steps=1100, learning_rate=5e-4, seed=17, decay=0.9)
+REWARD = Stage("reward", steps=1400, learning_rate=1.5e-3, seed=14, decay=0.8)
 DECODER = Stage("decoder", steps=400, learning_rate=1e-3, seed=15, decay=0.8, weight_decay=1e-4)
-STAGES = (VAE, PRETRAINING, TUNING, REFINING, REWARD, DECODER)
+STAGES = (VAE, PRETRAINING, TUNING, REFINING, POLISHING, REWARD, DECODER)
 
-# (canvas, scenes, seed) of the three denoiser stages
+# (canvas, scenes, seed) of the four denoiser stages
 _SMALL = (PRETRAINING_SIZE[0], 24_000, 1)
 _NATIVE = (NATIVE_SIZE[0], 16_000, 1)
 _FRESH = (NATIVE_SIZE[0], 16_000, 2)
+_FRESHER = (NATIVE_SIZE[0], 16_000, 3)
 
 
 def run(folder: Path, out: Path) -> None:
     """Trains in ``folder`` what is not trained yet, then writes the model to ``out``.
 
-    About two and a half core-hours from nothing; killed at any moment, the same call goes on.
+    About three core-hours from nothing; killed at any moment, the same call goes on.
     """
     for size, n in autoencoder.SCENES.items():
         data.scenes(folder, size, n, autoencoder.SEED)
@@ -55,6 +57,9 @@ def run(folder: Path, out: Path) -> None:
     data.scenes(folder, *_FRESH)
     denoiser.Latents(folder, vae, *_FRESH)
     train(REFINING, folder, partial(_refining_trainee, folder))
+    data.scenes(folder, *_FRESHER)
+    denoiser.Latents(folder, vae, *_FRESHER)
+    train(POLISHING, folder, partial(_polishing_trainee, folder))
     train(REWARD, folder, RewardTrainee)
     train(DECODER, folder, partial(_decoder_trainee, folder))
     assemble(folder, out)
@@ -63,7 +68,7 @@ def run(folder: Path, out: Path) -> None:
 def assemble(folder: Path, out: Path) -> None:
     """Writes the finished stages of ``folder`` as a pipeline folder with its reward."""
     unet = make_unet()
-    unet.load_state_dict(load_result(REFINING, folder))
+    unet.load_state_dict(load_result(POLISHING, folder))
     pipe = StableDiffusionPipeline(
         vae=trained_vae(folder, DECODER),
         text_encoder=pretrained_text_encoder(folder),
@@ -118,6 +123,11 @@ def _tuning_trainee(folder: Path) -> denoiser.TuningTrainee:
 def _refining_trainee(folder: Path) -> denoiser.TuningTrainee:
     """A second round at the native size on new scenes, its learning rate falling once more."""
     return _native_trainee(folder, load_result(TUNING, folder), _FRESH)
+
+
+def _polishing_trainee(folder: Path) -> denoiser.TuningTrainee:
+    """A third round, on scenes of its own again."""
+    return _native_trainee(folder, load_result(REFINING, folder), _FRESHER)
 
 
 def _native_trainee(
