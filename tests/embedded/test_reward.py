@@ -16,7 +16,7 @@ from harness.embedded.reward import (
 )
 from harness.embedded.scenes import all_specs, caption, prompt_set, render, sample_spec
 from harness.embedded.swaps import swaps
-from harness.stats import Frechet
+from harness.frechet import Frechet
 
 LEAST = 0.75
 """Of all facts together. It is blind to shapes and relations still: README states its figures."""
