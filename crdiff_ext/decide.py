@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .families import Family
@@ -38,14 +38,21 @@ class Decision:
 
 
 def decide(
-    family: Family, height: int, width: int, settings: Settings, presets: Iterable[Preset]
+    family: Family,
+    height: int,
+    width: int,
+    settings: Settings,
+    presets: Iterable[Preset],
+    checkpoint: str = "",
 ) -> Decision:
     """Act or not on an image of height x width pixels.
 
     "auto" acts on unseen sizes only, with ratios set by hand or stored ones; "always" acts on any
     size. Stored ratios are taken only from entries of the same family on the same side of the
     native area (an entry at a native size counts for both sides): the nearest by |ln area ratio|,
-    then by |ln aspect ratio|, and not farther than ``settings.max_log_area``.
+    then by |ln aspect ratio|, then one of this very checkpoint, whose hash is ``checkpoint`` (its
+    start is enough; empty: not known); and not farther than ``settings.max_log_area``. Entries of
+    other checkpoints don't count.
     """
     at = f"{height}x{width}"
     if settings.mode == "off":
@@ -63,7 +70,8 @@ def decide(
     if settings.ratios is not None:
         sentence = f"{family.label} {at}: ratios {settings.ratios} (set by hand)"
         return Decision(True, settings.ratios, settings.k, None, False, sentence, "set")
-    return _from_stored(family, (height, width), settings, presets)
+    stored = [preset for preset in presets if preset.is_for(family.name, checkpoint)]
+    return _from_stored(family, (height, width), settings, stored)
 
 
 def is_native(family: Family, height: int, width: int, settings: Settings) -> bool:
@@ -81,20 +89,19 @@ def is_native(family: Family, height: int, width: int, settings: Settings) -> bo
 
 
 def _from_stored(
-    family: Family, size: tuple[int, int], settings: Settings, presets: Iterable[Preset]
+    family: Family, size: tuple[int, int], settings: Settings, stored: Sequence[Preset]
 ) -> Decision:
-    """The decision when only a stored entry can say the ratios."""
+    """The decision when only one of the ``stored`` entries for this model can say the ratios."""
     height, width = size
     label, at = family.label, f"{height}x{width}"
-    of_family = [preset for preset in presets if preset.family == family.name]
-    if not of_family or family.native is None:
+    if not stored or family.native is None:
         hint = f"no stored ratios for {label}: search or set them"
         return _inactive(settings, "no-stored", hint)
     native_area = family.native[0] * family.native[1]
     side = _side(height * width, native_area)
     candidates = [
         preset
-        for preset in of_family
+        for preset in stored
         if _side(preset.height * preset.width, native_area) == side
         or is_native(family, preset.height, preset.width, settings)
     ]
@@ -123,7 +130,8 @@ def _from_stored(
         what = f"ratios {nearest.ratios} stored for {stored_at}, the nearest size"
     if nearest.k != settings.k:
         what += f", found with k = {nearest.k:g} but used with k = {settings.k:g}"
-    sentence = f"{label} {at}: {what} ({nearest.source})"
+    own = ", for this checkpoint" if nearest.checkpoint else ""
+    sentence = f"{label} {at}: {what} ({nearest.source}{own})"
     code = "stored" if exact else "nearest"
     return Decision(True, nearest.ratios, settings.k, nearest, exact, sentence, code)
 
@@ -144,8 +152,13 @@ def _side(area: int, native_area: int) -> int:
     return (area > native_area) - (area < native_area)
 
 
-def _distance(preset: Preset, height: int, width: int) -> tuple[float, float, tuple[str, int, int]]:
-    """Distance in log-area, then in log-aspect; the key makes ties come out the same everywhere."""
+def _distance(
+    preset: Preset, height: int, width: int
+) -> tuple[float, float, bool, tuple[str, int, int, str]]:
+    """Distance in log-area, in log-aspect, whether it is of any checkpoint, and the key.
+
+    The key makes ties come out the same everywhere.
+    """
     log_area = abs(math.log(preset.height * preset.width) - math.log(height * width))
     log_aspect = abs(math.log(preset.height / preset.width) - math.log(height / width))
-    return round(log_area, 9), round(log_aspect, 9), preset.key
+    return round(log_area, 9), round(log_aspect, 9), not preset.checkpoint, preset.key

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -37,6 +38,8 @@ class Preset:
         source: where from, in a few words for people, such as "paper, Figure 7a".
         model: the checkpoint that they were found on.
         provenance: anything else worth keeping (plain JSON): method, prompts, score, date, notes.
+        checkpoint: the start of a checkpoint file's SHA-256 (8 to 64 hex digits) when the ratios
+            are for that checkpoint alone; empty: for every model of the family.
     """
 
     family: str
@@ -47,6 +50,7 @@ class Preset:
     model: str
     k: float = K_DEFAULT
     provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    checkpoint: str = ""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES or self.family == "unknown":
@@ -64,12 +68,17 @@ class Preset:
             raise CRDiffError(f"preset ratios are {self.ratios!r}: down, mid and up are needed")
         if not isinstance(self.provenance, Mapping):
             raise CRDiffError(f"preset provenance is {self.provenance!r}: an object is needed")
+        object.__setattr__(self, "checkpoint", _as_hash(self.checkpoint))
         object.__setattr__(self, "k", check_k(self.k))
 
     @property
-    def key(self) -> tuple[str, int, int]:
-        """(family, height, width): what a later entry replaces."""
-        return self.family, self.height, self.width
+    def key(self) -> tuple[str, int, int, str]:
+        """(family, height, width, checkpoint): what a later entry replaces."""
+        return self.family, self.height, self.width, self.checkpoint
+
+    def is_for(self, family: str, checkpoint: str) -> bool:
+        """Whether it holds for a model of ``family`` whose hash is, or starts, ``checkpoint``."""
+        return self.family == family and _same_hash(self.checkpoint, checkpoint.lower())
 
     @classmethod
     def from_dict(cls, data: object) -> Preset:
@@ -77,7 +86,7 @@ class Preset:
         if not isinstance(data, Mapping):
             raise CRDiffError(f"a preset is {data!r}: an object is needed")
         known = {entry.name for entry in fields(cls)}
-        missing = known - {"k", "provenance"} - set(data)
+        missing = known - {"k", "provenance", "checkpoint"} - set(data)
         if missing or set(data) - known:
             wrong = [f"{name} is missing" for name in sorted(missing)]
             wrong += [f"{name!r} is not known" for name in sorted(map(str, set(data) - known))]
@@ -89,8 +98,10 @@ class Preset:
 
     def to_dict(self) -> dict[str, Any]:
         """One entry of the file; ``from_dict`` gives an equal Preset back."""
+        own = {"checkpoint": self.checkpoint} if self.checkpoint else {}
         return {
             "family": self.family,
+            **own,
             "height": self.height,
             "width": self.width,
             "ratios": self.ratios.as_dict(),
@@ -138,10 +149,13 @@ def import_presets(text: str) -> list[Preset]:
     if not isinstance(data["presets"], list):
         raise CRDiffError('"presets" must be a list')
     presets = [Preset.from_dict(entry) for entry in data["presets"]]
-    seen: set[tuple[str, int, int]] = set()
+    seen: set[tuple[str, int, int, str]] = set()
     for preset in presets:
         if preset.key in seen:
-            raise CRDiffError(f"{preset.family} {preset.height}x{preset.width} is there twice")
+            whose = f" of {preset.checkpoint}" if preset.checkpoint else ""
+            raise CRDiffError(
+                f"{preset.family} {preset.height}x{preset.width}{whose} is there twice"
+            )
         seen.add(preset.key)
     return presets
 
@@ -180,7 +194,20 @@ def save_presets(path: str | Path, presets: Iterable[Preset]) -> None:
 
 
 def merge(user: Iterable[Preset], builtin: Iterable[Preset]) -> list[Preset]:
-    """All entries, the user's over the built-in one of the same family and size; sorted by key."""
+    """All entries, the user's over the built-in one of the same key; sorted by key."""
     merged = {preset.key: preset for preset in builtin}
     merged.update((preset.key, preset) for preset in user)
     return [merged[key] for key in sorted(merged)]
+
+
+def _as_hash(value: object) -> str:
+    """The start of a SHA-256 in lower case, or nothing. Raises CRDiffError."""
+    text = value.strip().lower() if isinstance(value, str) else None
+    if text is None or (text and not re.fullmatch("[0-9a-f]{8,64}", text)):
+        raise CRDiffError(f"preset checkpoint is {value!r}: 8 to 64 hex digits are needed, or none")
+    return text
+
+
+def _same_hash(asked: str, found: str) -> bool:
+    """Whether two starts of hashes can be the same checkpoint's; an entry without one fits all."""
+    return not asked or (bool(found) and (found.startswith(asked) or asked.startswith(found)))

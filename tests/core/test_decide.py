@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -229,6 +230,33 @@ def test_a_users_entry_replaces_the_shipped_one():
     mine = entry("sdxl", 512, 512, 0.111)
     decision = decide(FAMILIES["sdxl"], 512, 512, AUTO, merge([mine], BUILTIN))
     assert decision.preset == mine
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "chosen"),
+    [("31e35c80fc", 0.2), ("31e35c80fc4829d1", 0.2), ("ffffffffff", 0.1), ("", 0.1)],
+)
+def test_an_entry_of_this_very_checkpoint_wins_at_the_same_distance(checkpoint, chosen):
+    of_all, own = entry("sd15", 400, 400, 0.1), entry("sd15", 400, 400, 0.2)
+    own = replace(own, checkpoint="31e35c80fc")
+    for presets in ([of_all, own], [own, of_all]):
+        decision = decide(FAMILIES["sd15"], 384, 384, AUTO, presets, checkpoint)
+        assert decision.ratios == Ratios(chosen, chosen, chosen)
+        assert decision.sentence.endswith("for this checkpoint)") is (chosen == 0.2)
+
+
+def test_a_nearer_entry_of_the_family_wins_over_one_of_this_checkpoint():
+    own = replace(entry("sd15", 400, 400), checkpoint="31e35c80fc")
+    nearer = entry("sd15", 384, 384)
+    decision = decide(FAMILIES["sd15"], 384, 384, AUTO, [own, nearer], "31e35c80fc")
+    assert decision.preset == nearer
+
+
+def test_entries_of_other_checkpoints_do_not_count():
+    other = replace(entry("sd15", 384, 384), checkpoint="31e35c80fc")
+    for checkpoint in ("", "ffffffffff"):
+        decision = decide(FAMILIES["sd15"], 384, 384, AUTO, [other], checkpoint)
+        assert (decision.act, decision.code) == (False, "no-stored")
 
 
 sides = st.integers(8, 400).map(lambda n: 8 * n)

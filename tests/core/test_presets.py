@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from crdiff_ext.presets import (
 from crdiff_ext.settings import Ratios
 
 ONE = Preset("sdxl", 512, 512, Ratios(0.1, 0.2, 0.3), "a search", "my model", 1.25, {"seed": 7})
+MINE = Preset("sdxl", 512, 512, Ratios(0.2, 0.2, 0.2), "by hand", "mine", checkpoint="31E35C80FC")
 TWO = Preset("sd15", 480, 360, Ratios(0.4, 0.5, 0.6), "a search", "my model")
 SCHEMA = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
 
@@ -35,7 +37,7 @@ def document(**changes):
 
 def test_the_published_entries_ship():
     found = {
-        preset.key: preset
+        preset.key[:3]: preset
         for preset in builtin_presets()
         if preset.provenance.get("kind") == "published"
     }
@@ -72,6 +74,7 @@ def test_everything_that_ships_says_where_it_comes_from():
             st.just("modèle ×"),
             st.floats(0, 3),
             st.dictionaries(st.text(), st.integers() | st.text() | st.none(), max_size=3),
+            st.sampled_from(["", "31e35c80fc", "abcdef01" * 8]),
         ),
         unique_by=lambda preset: preset.key,
         max_size=4,
@@ -112,6 +115,9 @@ WRONG = [
     document(ratios={"down": 0.1, "mid": 0.2, "up": 1.0}),
     document(ratios=[0.1, 0.2, 0.3]),
     document(more=1),
+    document(checkpoint="31e35c8"),
+    document(checkpoint="model.ckpt"),
+    document(checkpoint=None),
     {"version": 1, "presets": [{"family": "sdxl"}]},
     {"version": 1, "presets": ["sdxl"]},
     {"version": 1, "presets": {}},
@@ -176,7 +182,7 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path):
 
 
 def test_merge_prefers_the_users():
-    mine = Preset(*ONE.key, Ratios(0.5, 0.5, 0.5), "my search", "my model")
+    mine = replace(ONE, ratios=Ratios(0.5, 0.5, 0.5), source="my search")
     assert merge([mine], [TWO, ONE]) == [TWO, mine]
     assert merge([], [TWO, ONE]) == [TWO, ONE]
     assert merge([ONE, TWO], []) == [TWO, ONE]
@@ -189,12 +195,37 @@ def test_numbers_may_come_as_text_and_missing_fields_have_defaults():
     assert Preset.from_dict(data).k == 1.5
 
 
+def test_an_entry_may_be_for_one_checkpoint():
+    assert MINE.checkpoint == "31e35c80fc"
+    assert "checkpoint" not in ONE.to_dict()
+    assert merge([MINE], [ONE]) == [ONE, MINE]
+    assert import_presets(export_presets([MINE, ONE])) == [MINE, ONE]
+    with pytest.raises(CRDiffError, match="512x512 of 31e35c80fc is there twice"):
+        import_presets(export_presets([MINE, MINE]))
+
+
+@pytest.mark.parametrize(
+    ("found", "fits"),
+    [
+        ("31e35c80fc", True),
+        ("31E35C80FC4829D1", True),
+        ("31e35c80", True),
+        ("31e35c80fd", False),
+        ("", False),
+    ],
+)
+def test_which_checkpoint_an_entry_is_for(found, fits):
+    assert MINE.is_for("sdxl", found) is fits
+    assert not MINE.is_for("sd15", found)
+    assert ONE.is_for("sdxl", found)
+
+
 def test_the_schema_agrees_with_the_reader():
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(SCHEMA)
     validator.check_schema(SCHEMA)
-    for good in (builtin_presets(), [ONE, TWO], []):
+    for good in (builtin_presets(), [ONE, MINE, TWO], []):
         assert validator.is_valid(json.loads(export_presets(good)))
     # What a schema can't say: which families there are, that none comes twice, NaN.
     beyond = [data for data in WRONG if validator.is_valid(data)]
-    assert beyond == [WRONG[0], WRONG[1], WRONG[7], WRONG[22]]
+    assert beyond == [WRONG[0], WRONG[1], WRONG[7], WRONG[25]]
