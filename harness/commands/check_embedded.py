@@ -25,16 +25,16 @@ def run(args: argparse.Namespace) -> int:
     from harness.embedded.check import check
     from harness.embedded.reward import EmbeddedReward
     from harness.embedded.scenes import caption, render, sample_spec
-    from harness.embedded.swaps import FACTS, swaps
+    from harness.embedded.swaps import FACTS, random_swap
 
     if args.renders < 1:
-        raise CRDiffError(f"--renders is {args.renders}: it must be at least 1.")
+        raise CRDiffError(f"--renders is {args.renders}: it must be at least 1")
     reward = EmbeddedReward.load()
     print(f"{'':<10}{'right':>8}" + "".join(f"{fact:>12}" for fact in (*FACTS, "all facts")))
     for size in SIZES:
         rng = random.Random(args.seed)
         specs = [sample_spec(rng, split=None) for _ in range(args.renders)]
-        facts, others = zip(*(rng.choice(swaps(spec)) for spec in specs), strict=True)
+        facts, others = zip(*(random_swap(spec, rng) for spec in specs), strict=True)
         images = [render(spec, *size, rng) for spec in specs]
         right = [check(i, spec).all_right for i, spec in zip(images, specs, strict=True)]
         told = [not check(i, other).all_right for i, other in zip(images, others, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 from harness.embedded.scenes import (
@@ -35,3 +36,10 @@ def swaps(spec: SceneSpec) -> list[tuple[str, SceneSpec]]:
         others = [b for b in BACKGROUNDS if b != spec.background]
         found += [("background", replace(spec, background=b)) for b in others]
     return found
+
+
+def random_swap(spec: SceneSpec, rng: random.Random) -> tuple[str, SceneSpec]:
+    """One of them: any fact that can be swapped is as likely as another."""
+    found = swaps(spec)
+    fact = rng.choice(sorted({fact for fact, _ in found}))
+    return rng.choice([swap for swap in found if swap[0] == fact])

@@ -81,7 +81,9 @@ def wrong_specs(spec: SceneSpec, rng: random.Random) -> list[SceneSpec]:
     for others in by_fact.values():
         rng.shuffle(others)
     # what is hard to see comes first: where and how many, then the shape
-    order: list[str] = [f for f in ("relation", "relation", "count", "shape", "colour") if f in by_fact]
+    order: list[str] = [
+        f for f in ("relation", "relation", "count", "shape", "colour") if f in by_fact
+    ]
     order.insert(3, "background" if "background" in by_fact and rng.random() < 0.5 else "colour")
     chosen = [by_fact[fact].pop() for fact in order[:WRONG] if by_fact[fact]]
     rest = [other for others in by_fact.values() for other in others]
