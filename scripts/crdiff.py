@@ -1,4 +1,4 @@
-"""What a WebUI loads. In this version: the core, and one line in the log; there is no panel yet.
+"""The one script that a WebUI loads: panel or API values -> settings -> the host's adapter.
 
 Hosts put the extension's folder on ``sys.path`` only while they load this file, so everything that
 will ever be needed is imported here and now.
@@ -7,13 +7,62 @@ will ever be needed is imported here and now.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any
 
-import crdiff_ext
-from crdiff_ext import amplify, anneal, blocks, decide, families, patch, presets, pruning, weights
+from modules import scripts, shared
 
-CORE = (amplify, anneal, blocks, decide, families, patch, presets, pruning, weights)
+from crdiff_ext.webui import api, hosts, options, panel, session, xyz
+from crdiff_ext.webui.library import Library
 
-logging.getLogger("crdiff").warning(
-    "CR-Diff %s is loaded, but this version has no WebUI panel yet: generations are not changed.",
-    crdiff_ext.__version__,
+logger = logging.getLogger("crdiff")
+FOLDER = Path(__file__).resolve().parent.parent
+DISABLED = bool(getattr(shared.cmd_opts, "crdiff_disable", False))
+LIBRARY = Library(
+    Path(getattr(shared.cmd_opts, "crdiff_presets", None) or FOLDER / "presets.user.json")
 )
+ADAPTER = hosts.make_adapter()
+
+if DISABLED:
+    logger.warning("CR-Diff is loaded, but --crdiff-disable is given: it never acts.")
+else:
+    ADAPTER.install()
+    options.register()
+    xyz.register(LIBRARY)
+    api.register(ADAPTER, LIBRARY)
+
+
+class CRDiffScript(scripts.Script):
+    """CR-Diff in txt2img and img2img; what a generation needs to know lives on its ``p``."""
+
+    def title(self) -> str:
+        """The key under ``alwayson_scripts``."""
+        return "CR-Diff"
+
+    def show(self, is_img2img: bool) -> Any:
+        """Always there, unless it is disabled on the command line."""
+        return False if DISABLED else scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """The panel's components, in the order of ``arguments.ARGUMENTS``."""
+        return panel.build(self, is_img2img, ADAPTER, LIBRARY)
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Called for each component of the page: the panel watches the size sliders."""
+        panel.saw(self, component, kwargs.get("elem_id"))
+
+    def process(self, p: Any, *args: Any) -> None:
+        """Before anything is sampled."""
+        session.start(p, args, LIBRARY)
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """Before each sampling, in hosts that have this hook."""
+        ADAPTER.before_sampling(p)
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        """After a batch was sampled, before its infotext is made."""
+        session.finish(p)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        """After the last batch."""
+        session.end(p)

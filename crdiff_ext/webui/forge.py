@@ -1,0 +1,258 @@
+"""CR-Diff in the Forge family: Forge, and by capability reForge and Forge Classic.
+
+Each UNet call goes through one wrapper on a clone of the model's UNet patcher
+(``set_model_unet_function_wrapper``; called by backend/sampling/sampling_function.py). The slot
+holds one wrapper, so an earlier one (MultiDiffusion's) is kept and called inside each pass.
+
+The host forgets the clone before each sampling pass (modules/processing.py), loads a refiner
+without telling scripts (modules/sd_samplers_common.py), and lets other scripts take the slot
+afterwards; so the wrapper is put in place before sampling and looked after at each denoiser call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from .forge_models import Models
+from .forge_weights import ForgeWeights, Online, copy_bytes
+from .job import Actor, Job, ModelFacts, decide_for, latent_size
+
+logger = logging.getLogger("crdiff")
+
+_MINE = "crdiff_sampling"  # on p, and on our wrappers (plain functions), to know them again
+_EARLIER = "crdiff_earlier"  # the wrapper that ours calls
+Wrapper = Callable[[Callable[..., Any], dict[str, Any]], Any]
+
+
+@dataclass
+class _Sampling:
+    """What the wrapper needs to know of the generation that it belongs to.
+
+    Attributes:
+        p: weak, because the host keeps the last wrapper until the next generation.
+        begun: the checkpoint that this sampling began with.
+        size: (height, width) of the pass in pixels; None before the first denoiser call.
+        fraction: of the schedule; None before the first denoiser call.
+        busy: inside one of our calls.
+    """
+
+    p: weakref.ref[Any]
+    begun: Any
+    size: tuple[int, int] | None = None
+    fraction: float | None = None
+    busy: bool = False
+
+    def switched(self) -> bool:
+        """Whether the refiner has taken over."""
+        p: Any = self.p()
+        wanted = getattr(p, "refiner_checkpoint_info", None)
+        return wanted is not None and p.sd_model.sd_checkpoint_info is not self.begun
+
+
+class ForgeAdapter:
+    """The adapter for hosts whose models carry a patchable UNet."""
+
+    name = "Forge"
+
+    def __init__(self) -> None:
+        self._callbacks = importlib.import_module("modules.script_callbacks")
+        self._memory = _first("backend.memory_management", "ldm_patched.modules.model_management")
+        self._online = _find_online()
+        self._models = Models(importlib.import_module("modules.sd_models"), self._online)
+        self._installed = False
+
+    def install(self) -> None:
+        """Register with the host; harmless to repeat."""
+        if self._online is not None:
+            self._online.register()
+        if not self._installed:
+            self._callbacks.on_cfg_denoiser(self._before_denoising)
+            self._installed = True
+
+    def before_sampling(self, p: Any) -> None:
+        """Put the wrapper in place; the hires pass asks for it twice."""
+        job = getattr(p, "crdiff_job", None)
+        if job is not None:
+            self._put(p, job, _begin(p))
+
+    def loaded_model(self) -> ModelFacts | None:
+        """The model that the next generation uses: in memory, or chosen and told by its file."""
+        return self._models.chosen()
+
+    def _before_denoising(self, params: Any) -> None:
+        """After a refiner switch, before the UNet is read (modules/sd_samplers_cfg_denoiser.py)."""
+        denoiser = params.denoiser
+        p = denoiser.p
+        job = getattr(p, "crdiff_job", None)
+        if job is None:
+            return
+        known: _Sampling | None = getattr(p, _MINE, None)
+        # XYZ plots copy p, and with it our account of another sampling.
+        sampling = known if known is not None and known.p() is p else _begin(p)
+        if _sampling_of(_slot(p.sd_model.forge_objects.unet)) is not sampling:
+            self._put(p, job, sampling)
+        sampling.size = latent_size(params.x)
+        if denoiser.total_steps:
+            # Adaptive samplers go past the number of steps that was announced.
+            sampling.fraction = min(denoiser.step / denoiser.total_steps, 1 - 1e-6)
+
+    def _put(self, p: Any, job: Job, sampling: _Sampling) -> None:
+        """Our wrapper around whatever holds the slot now, in place of an earlier one of ours."""
+        unet = p.sd_model.forge_objects.unet
+        earlier = _slot(unet)
+        again = _sampling_of(earlier) is not None
+        while _sampling_of(earlier) is not None:
+            earlier = getattr(earlier, _EARLIER)
+        clone = unet.clone()
+        clone.set_model_unet_function_wrapper(self._wrapper(sampling, earlier))
+        if not again:
+            self._reserve(p, job, clone)
+        p.sd_model.forge_objects.unet = clone
+
+    def _reserve(self, p: Any, job: Job, unet: Any) -> None:
+        """Tell the host how much memory the masked copies will take, if copies were asked for."""
+        if job.settings.memory != "copy":
+            return
+        size = (p.height, p.width)
+        if _part(p) == "hires":
+            size = (p.hr_upscale_to_y, p.hr_upscale_to_x)
+        facts = self._models.facts_of(p.sd_model)
+        decision = decide_for(job.settings, job.presets, facts, size, _part(p))
+        reserve = getattr(unet, "add_extra_preserved_memory_during_sampling", None)
+        if decision.ratios is not None and reserve is not None:
+            reserve(copy_bytes(unet.model.diffusion_model, decision.ratios))
+
+    def _wrapper(self, sampling: _Sampling, earlier: Wrapper | None) -> Wrapper:
+        """A plain function: ``clone()`` deep-copies ``model_options``, and with it any object."""
+
+        def run(apply_model: Callable[..., Any], args: dict[str, Any]) -> Any:
+            c = _own(args["c"])
+            if earlier is None:
+                return apply_model(args["input"], args["timestep"], **c)
+            output = earlier(apply_model, {**args, "c": c})
+            # MultiDiffusion answers with a buffer of its own, which the next call overwrites.
+            return output.clone() if isinstance(output, torch.Tensor) else output
+
+        def wrapper(apply_model: Callable[..., Any], args: dict[str, Any]) -> Any:
+            p = sampling.p()
+            job = getattr(p, "crdiff_job", None)
+            # Busy: some other script wrapped this wrapper, and was wrapped again.
+            if job is None or sampling.busy:
+                return run(apply_model, args)
+            size = sampling.size or latent_size(args["input"])
+            actor = self._actor(p, job, size, sampling.switched())
+            if actor is None:
+                return run(apply_model, args)
+            sampling.busy = True
+            try:
+                return actor(lambda: run(apply_model, args), sampling.fraction)
+            finally:
+                sampling.busy = False
+
+        def move(target: Any) -> Wrapper:
+            """For ``model_patches_to`` (backend/patcher/base.py): move what we hide from it."""
+            nonlocal earlier
+            earlier = earlier.to(target)  # type: ignore[union-attr]
+            setattr(wrapper, _EARLIER, earlier)
+            return wrapper
+
+        setattr(wrapper, _MINE, sampling)
+        setattr(wrapper, _EARLIER, earlier)
+        if hasattr(earlier, "to"):
+            wrapper.to = move  # type: ignore[attr-defined]
+        return wrapper
+
+    def _actor(self, p: Any, job: Job, size: tuple[int, int], refiner: bool) -> Actor | None:
+        """Who acts at this denoiser call; None: nobody."""
+        sd_model = p.sd_model
+        unet = sd_model.forge_objects.unet
+        memory = self._memory_mode(job.settings.memory)
+        record = job.record(
+            _part(p),
+            unet.model,
+            lambda: self._models.facts_of(sd_model),
+            size,
+            refiner,
+            lambda: ForgeWeights(unet.model, unet.load_device, self._online, memory),
+        )
+        for other in job.records:
+            if other is not record and other.actor is not None:
+                other.actor.free()  # a pass or a model that is done with
+        return record.actor
+
+    def _memory_mode(self, asked: str) -> str:
+        """No copies for "auto" where the host itself is short of memory."""
+        state = getattr(getattr(self._memory, "vram_state", None), "name", "")
+        return "recompute" if asked == "auto" and state in ("LOW_VRAM", "NO_VRAM") else asked
+
+
+def _own(c: dict[str, Any]) -> dict[str, Any]:
+    """The conditioning with containers of its own, for one pass.
+
+    The UNet pops residuals off the lists of ``control`` (``apply_control`` of backend/nn/unet.py)
+    and writes into ``transformer_options``.
+    """
+    own = dict(c)
+    if isinstance(c.get("transformer_options"), dict):
+        own["transformer_options"] = dict(c["transformer_options"])
+    if isinstance(c.get("control"), dict):
+        own["control"] = {
+            name: list(items) if isinstance(items, list) else items
+            for name, items in c["control"].items()
+        }
+    return own
+
+
+def _slot(unet: Any) -> Any:
+    return unet.model_options.get("model_function_wrapper")
+
+
+def _sampling_of(wrapper: Any) -> _Sampling | None:
+    return getattr(wrapper, _MINE, None)
+
+
+def _begin(p: Any) -> _Sampling:
+    """A new account of ``p``'s sampling; on ``p``, to find it again after a refiner switch."""
+    sampling = _Sampling(weakref.ref(p), getattr(p.sd_model, "sd_checkpoint_info", None))
+    setattr(p, _MINE, sampling)
+    return sampling
+
+
+def _part(p: Any) -> str:
+    return "hires" if getattr(p, "is_hr_pass", False) else "first"
+
+
+def _find_online() -> Online | None:
+    """Forge's weight changes at each forward, where the host has them."""
+    lora = _first("backend.patcher.lora")
+    operations = _first("backend.operations")
+    gguf = _first("backend.operations_gguf")
+    if lora is None or operations is None or gguf is None:
+        return None
+    try:
+        return Online(
+            lora.extra_weight_calculators, operations.get_weight_and_bias, gguf.dequantize_tensor
+        )
+    except AttributeError as error:  # a later Forge
+        logger.warning("this WebUI's weights can't be changed at each forward: %s", error)
+        return None
+
+
+def _first(*names: str) -> ModuleType | None:
+    """The first of these host modules that there is."""
+    for name in names:
+        try:
+            if find_spec(name) is not None:
+                return importlib.import_module(name)
+        except ModuleNotFoundError:  # a parent package is missing
+            continue
+    return None

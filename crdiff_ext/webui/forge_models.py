@@ -1,0 +1,100 @@
+"""What a host of the Forge family has loaded, or will load at the next generation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import CRDiffError
+from ..families import UNKNOWN, Family, identify, identify_module
+from .forge_weights import Online, why_unreadable
+from .job import ModelFacts
+
+logger = logging.getLogger("crdiff")
+
+_MAX_HEADER = 100_000_000  # the format's own limit
+
+
+class Models:
+    """Facts of models, each looked at once.
+
+    Args:
+        sd_models: the host's ``modules.sd_models``.
+        online: what the host can do with weights, see ``forge_weights.py``.
+    """
+
+    def __init__(self, sd_models: Any, online: Online | None) -> None:
+        self._sd_models = sd_models
+        self._online = online
+        self._loaded: tuple[Callable[[], Any], ModelFacts] | None = None
+        self._file: tuple[Hashable, ModelFacts] | None = None
+
+    def facts_of(self, sd_model: Any) -> ModelFacts:
+        """A loaded model's family and name."""
+        model = sd_model.forge_objects.unet.model
+        if self._loaded is None or self._loaded[0]() is not model:
+            self._loaded = (weakref.ref(model), _examine(sd_model, model, self._online))
+        info = getattr(sd_model, "sd_checkpoint_info", None)
+        # The hash may come later than the model: the host computes it when it has the time.
+        return replace(self._loaded[1], hash=_hash(info))
+
+    def chosen(self) -> ModelFacts | None:
+        """The model of the next generation.
+
+        Forge loads what was chosen only then, so this may be a file (modules/sd_models.py,
+        ``forge_model_reload``).
+        """
+        data = self._sd_models.model_data
+        sd_model = data.sd_model
+        info = getattr(data, "forge_loading_parameters", {}).get("checkpoint_info")
+        if getattr(sd_model, "forge_objects", None) is not None and (
+            info is None or info.filename == sd_model.sd_checkpoint_info.filename
+        ):
+            return self.facts_of(sd_model)
+        facts = None if info is None else self._facts_of_file(Path(info.filename))
+        return None if facts is None else replace(facts, hash=_hash(info))
+
+    def _facts_of_file(self, path: Path) -> ModelFacts | None:
+        if path.suffix != ".safetensors" or not path.is_file():
+            return None
+        state = (path, path.stat().st_mtime_ns)
+        if self._file is None or self._file[0] != state:
+            self._file = (state, ModelFacts(_family_in(path), path.stem))
+        return self._file[1]
+
+
+def _hash(info: Any) -> str:
+    """The start of the file's SHA-256; empty while the host doesn't know it (--no-hashing)."""
+    return str(getattr(info, "shorthash", None) or "")
+
+
+def _examine(sd_model: Any, model: Any, online: Online | None) -> ModelFacts:
+    info = getattr(sd_model, "sd_checkpoint_info", None)
+    name = str(getattr(info, "name_for_extra", None) or "the loaded model")
+    predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
+    prediction = getattr(predictor, "prediction_type", None)
+    try:
+        family = identify_module(model.diffusion_model, prediction_type=prediction)
+        return ModelFacts(family, name, why_unreadable(model.diffusion_model, online))
+    except CRDiffError as error:
+        return ModelFacts(UNKNOWN, name, f"this model is not supported: {error}")
+
+
+def _family_in(path: Path) -> Family:
+    """The family of a safetensors file, by the names and shapes in its header."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > _MAX_HEADER:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(file.read(size))
+        shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        return identify(shapes)
+    except (OSError, ValueError, KeyError, TypeError, CRDiffError) as error:
+        logger.info("%s: its header tells no family (%s)", path.name, error)
+        return UNKNOWN

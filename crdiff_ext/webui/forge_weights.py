@@ -1,0 +1,269 @@
+"""The weights of a UNet of the Forge family, and how a pruned pass gets them pruned.
+
+A layer is *plain* when its forward uses the weight as it is stored. Where all layers are, the
+core's ``PrunedWeights`` does it all. Otherwise (storage in fp8, weights swapped to the CPU, LoRA
+applied at each forward, GGUF) every layer gets one more "online LoRA" for the pruned pass: the
+host calls it last, with the effective weight in the type and on the device of the computation, and
+inside its copying stream, where a hook before the layer would race (backend/operations.py).
+
+Thresholds are on what is masked: the stored weights, where the cast to the type of the computation
+is exact, else the effective ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..blocks import PrunableLayer, PrunableWeight, prunable_layers
+from ..errors import CRDiffError
+from ..pruning import PrunePlan, prune
+from ..settings import Ratios
+from ..weights import PrunedWeights
+
+PATCH = "crdiff"
+"""Our kind of patch in ``backend.patcher.lora.extra_weight_calculators``."""
+_ONLINE = "forge_online_loras"  # a layer's patches by parameter name, read at each forward
+_ABSENT: Any = object()
+_SAMPLES = 16
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_FLOAT16 = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Online:
+    """A host that can change weights at each forward (Forge since 2.0).
+
+    Attributes:
+        calculators: backend.patcher.lora.extra_weight_calculators.
+        read: backend.operations.get_weight_and_bias.
+        dequantize: backend.operations_gguf.dequantize_tensor.
+    """
+
+    calculators: MutableMapping[str, Callable[[torch.Tensor, float, Any], torch.Tensor]]
+    read: Callable[..., tuple[torch.Tensor, Any]]
+    dequantize: Callable[[Any], torch.Tensor]
+
+    def register(self) -> None:
+        """Make the host know our kind of patch; harmless to repeat."""
+        self.calculators[PATCH] = lambda weight, strength, threshold: prune(weight, threshold)
+
+
+class ForgeWeights:
+    """One UNet's ``WeightSource``.
+
+    Refers to the model weakly and lets go of its layers when it dies: at a refiner switch the
+    host frees one model before it loads the next, and a generation's job must not keep both.
+
+    Args:
+        model: the patcher's ``model`` (KModel in Forge), whose ``diffusion_model`` is the UNet.
+        device: where it computes.
+        online: what the host can do besides plain weights.
+        memory: as in ``weights.py``, for plain weights; others are masked at each forward.
+    """
+
+    def __init__(
+        self, model: Any, device: torch.device, online: Online | None, memory: str = "auto"
+    ) -> None:
+        self._model = weakref.ref(model, self._forget)
+        self._device = device
+        self._online = online
+        self._memory = memory
+        self._found: list[PrunableLayer] | None = None
+        self._swapper: tuple[PrunePlan, PrunedWeights] | None = None
+        self._seen: dict[str, tuple[weakref.ref[torch.Tensor], int | None, bytes]] = {}
+
+    def key(self) -> Hashable:
+        """LoRAs by the host's own account, and a sample of each stored weight.
+
+        The sample is taken again when the tensor is another one or was written to, so a move to
+        another device or into the swap changes nothing, and neither does loading the same
+        checkpoint again.
+        """
+        loader = getattr(self._unet_owner(), "lora_loader", None)
+        digest = hashlib.blake2b(digest_size=16)
+        for layer in self._layers():
+            module: Any = layer.module
+            digest.update(self._sample(layer.name, module.weight))
+            digest.update(repr([(p[0], p[2]) for p in _patches(module)]).encode())
+            if _scale(module) is not None:
+                digest.update(self._sample(f"{layer.name}.scale", module.scale_weight))
+        return getattr(loader, "loaded_hash", None), str(self._compute_dtype()), digest.digest()
+
+    def weights(self) -> Iterator[PrunableWeight]:
+        """The weights as they are masked. Effective ones are made and kept on the CPU meanwhile."""
+        for layer in self._layers():
+            module: Any = layer.module
+            weight = module.weight
+            if not self._is_exact(module):
+                weight = self._effective(layer)
+            yield PrunableWeight(f"{layer.name}.weight", layer.canonical, layer.group, weight)
+
+    def pruned(self, plan: PrunePlan) -> AbstractContextManager[None]:
+        """Inside, forwards see pruned weights. Raises CRDiffError where they wouldn't."""
+        modules = [layer.module for layer in self._layers()]
+        if self._online is not None and not all(is_plain(module) for module in modules):
+            return self._patched(plan)
+        if any(getattr(module, "weight_function", None) for module in modules):
+            # ldm_patched, weights swapped out: LoRA is added at each forward, after our mask
+            raise CRDiffError(
+                "LoRA on swapped weights can't be pruned in this WebUI: let it load the whole model"
+            )
+        return self._swapped(plan)  # where weights are cast, pruned ones are too
+
+    def free(self) -> None:
+        """Drop masked copies."""
+        if self._swapper is not None:
+            self._swapper[1].free()
+
+    def _forget(self, _: object) -> None:
+        self._found = None
+        self._swapper = None
+        self._seen.clear()
+
+    def _unet_owner(self) -> Any:
+        model = self._model()
+        if model is None:
+            raise CRDiffError("the model was unloaded in the middle of a generation")
+        return model
+
+    def _layers(self) -> list[PrunableLayer]:
+        owner = self._unet_owner()
+        if self._found is None:
+            self._found = prunable_layers(owner.diffusion_model)
+        return self._found
+
+    def _compute_dtype(self) -> torch.dtype | None:
+        """The type of activations; None where the host keeps no account of it."""
+        found = getattr(self._unet_owner(), "computation_dtype", None)
+        return found if isinstance(found, torch.dtype) else None
+
+    def _is_exact(self, layer: Any) -> bool:
+        """Whether masking the stored weight and the effective one is the same."""
+        if _patches(layer) or _scale(layer) is not None or _is_gguf(layer.weight):
+            return False
+        if self._online is None or not getattr(layer, "parameters_manual_cast", False):
+            return True
+        return is_exact_cast(layer.weight.dtype, self._compute_dtype())
+
+    def _effective(self, layer: PrunableLayer) -> torch.Tensor:
+        """The weight as the layer's forward has it (``forward`` of backend/operations.py)."""
+        module: Any = layer.module
+        if self._online is None:
+            raise CRDiffError(f"layer {layer.name}: its weight is changed in a way not known here")
+        packed = _is_gguf(module.weight)
+        cast = None
+        if packed or getattr(module, "parameters_manual_cast", False):
+            cast = {"device": self._device, "dtype": self._compute_dtype()}
+        with torch.no_grad():
+            weight, _ = self._online.read(
+                module, weight_args=cast, weight_fn=self._online.dequantize if packed else None
+            )
+        return weight.detach().cpu()
+
+    def _sample(self, name: str, weight: torch.Tensor) -> bytes:
+        """Some of the weight's bytes, type and shape; kept for as long as it stays the same."""
+        version = None if weight.is_inference() else weight._version
+        known = self._seen.get(name)
+        if known is not None and known[0]() is weight and known[1] == version:
+            return known[2]
+        flat = weight.detach().data.reshape(-1)
+        some = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().view(torch.uint8)
+        taken = bytes(some.cpu().tolist()) + f"{weight.dtype}{tuple(weight.shape)}".encode()
+        self._seen[name] = (weakref.ref(weight), version, taken)
+        return taken
+
+    @contextmanager
+    def _swapped(self, plan: PrunePlan) -> Iterator[None]:
+        if self._swapper is None or self._swapper[0] is not plan:
+            unet = self._unet_owner().diffusion_model
+            self._swapper = (plan, PrunedWeights(unet, plan, self._memory))
+        with self._swapper[1].active():
+            yield
+
+    @contextmanager
+    def _patched(self, plan: PrunePlan) -> Iterator[None]:
+        """One more online patch in each layer; afterwards the layer has what it had."""
+        with ExitStack() as stack:
+            for layer in self._layers():
+                threshold = plan.thresholds[layer.group]
+                if threshold is None:
+                    continue
+                attributes = layer.module.__dict__
+                before = attributes.get(_ONLINE, _ABSENT)
+                stack.callback(_restore, attributes, before)
+                mine = [1.0, (PATCH, threshold), 1.0, None, None]
+                patches = {} if before is _ABSENT else before
+                attributes[_ONLINE] = {**patches, "weight": [*_patches(layer.module), mine]}
+            yield
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether the layer's forward uses its weight as it is stored."""
+    return not (
+        getattr(layer, "parameters_manual_cast", False)
+        or _patches(layer)
+        or _scale(layer) is not None
+        or _is_gguf(layer.weight)
+    )
+
+
+def is_exact_cast(stored: torch.dtype, computed: torch.dtype | None) -> bool:
+    """Whether every value of ``stored`` is one of ``computed``."""
+    if stored == computed:
+        return True
+    if stored in _FLOAT8:
+        return computed in (*_FLOAT16, torch.float32, torch.float64)
+    if stored in _FLOAT16:
+        return computed in (torch.float32, torch.float64)
+    return stored == torch.float32 and computed == torch.float64
+
+
+def why_unreadable(unet: Any, online: Online | None) -> str | None:
+    """A sentence when this UNet's weights can't be masked, else None."""
+    layers = prunable_layers(unet)
+    if not layers:
+        return "this model is not supported: it has no layer that CR-Diff knows how to prune"
+    for layer in layers:
+        weight: Any = layer.module.weight
+        if hasattr(weight, "bnb_quantized") or hasattr(weight, "quant_state"):
+            return "this model is not supported: its weights are in 4 bits (nf4 or fp4)"
+        if _is_gguf(weight) and online is None:
+            return "this model is not supported: its weights are GGUF, which can't be read here"
+    return None
+
+
+def copy_bytes(unet: Any, ratios: Ratios) -> int:
+    """What masked copies of the layers of all groups with a ratio take, in bytes."""
+    groups = {group for group, ratio in ratios.as_dict().items() if ratio}
+    weights: list[Any] = [
+        layer.module.weight for layer in prunable_layers(unet) if layer.group in groups
+    ]
+    return sum(weight.numel() * weight.element_size() for weight in weights)
+
+
+def _patches(layer: Any) -> list[Any]:
+    return list((getattr(layer, _ONLINE, None) or {}).get("weight", ()))
+
+
+def _scale(layer: Any) -> torch.Tensor | None:
+    """The factor of scaled fp8 checkpoints."""
+    scale: torch.Tensor | None = getattr(layer, "scale_weight", None)
+    return scale
+
+
+def _is_gguf(weight: Any) -> bool:
+    return getattr(weight, "gguf_cls", None) is not None
+
+
+def _restore(attributes: MutableMapping[str, Any], before: Any) -> None:
+    if before is _ABSENT:
+        attributes.pop(_ONLINE, None)
+    else:
+        attributes[_ONLINE] = before

@@ -1,0 +1,49 @@
+"""What a host adapter does, and which one this WebUI needs: told by capability, once."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from .job import ModelFacts
+
+
+class Adapter(Protocol):
+    """Puts CR-Diff into one family of hosts. State lives on ``p.crdiff_job``, never here."""
+
+    name: str
+    """For reports; no logic may depend on it."""
+
+    def install(self) -> None:
+        """Register callbacks and patches; harmless to repeat."""
+
+    def before_sampling(self, p: Any) -> None:
+        """The host's hook before each sampling, where it has one."""
+
+    def loaded_model(self) -> ModelFacts | None:
+        """The model that is loaded now, for the panel's line; None when there is none. Fast."""
+
+
+def has_unet_patcher() -> bool:
+    """Whether models carry a patchable UNet (the Forge family)."""
+    return any(
+        _there(name) for name in ("backend.patcher.unet", "ldm_patched.modules.model_patcher")
+    )
+
+
+def _there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent package is missing, or is no package
+        return False
+
+
+def make_adapter() -> Adapter:
+    """The adapter for this process; imports only what it needs of the host."""
+    if has_unet_patcher():
+        from .forge import ForgeAdapter
+
+        return ForgeAdapter()
+    from .a1111 import A1111Adapter
+
+    return A1111Adapter()

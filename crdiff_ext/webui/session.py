@@ -1,0 +1,109 @@
+"""From the host's script hooks to a job and back: start, finish, end of one generation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fastapi import HTTPException
+from modules import paths, processing
+
+from ..errors import CRDiffError
+from ..settings import Settings
+from . import arguments, infotext, options, report
+from .job import Job
+from .library import Library
+
+logger = logging.getLogger("crdiff")
+
+OVERRIDES = "crdiff_overrides"
+"""On ``p``: argument values by name that win over the panel's, set by XYZ axes."""
+
+
+def start(p: Any, args: Sequence[Any], library: Library) -> None:
+    """Give ``p`` a job of its own, or none. Hosts swallow exceptions here, so none is raised.
+
+    Values that are not allowed: through the API, ``p`` will answer with HTTP 422; in the page,
+    the image says so and is drawn densely.
+    """
+    p.crdiff_job = None
+    infotext.clear(p.extra_generation_params)
+    if getattr(p, "_ad_inner", False) and not options.inner_passes():
+        return  # ADetailer's second look at a face
+    try:
+        settings = asked_for(p, args)
+    except CRDiffError as error:
+        refuse(p, str(error))
+        return
+    if settings.mode != "off":
+        report.asked(settings)
+        quiet = options.notice_level() == "quiet"
+        p.crdiff_job = Job(
+            settings,
+            library.presets(),
+            say=(lambda sentence: None) if quiet else p.comment,
+            fail=answer if getattr(p, "is_api", False) else lambda sentence: None,
+            log=report.remember,
+        )
+
+
+def asked_for(p: Any, args: Sequence[Any]) -> Settings:
+    """The settings of a generation. Raises CRDiffError that names the argument."""
+    values = {**arguments.named(args), **getattr(p, OVERRIDES, {})}
+    settings = arguments.settings_from(values, options.limits())
+    return replace(settings, memory=options.memory()) if settings.memory == "auto" else settings
+
+
+def refuse(p: Any, sentence: str) -> None:
+    """Bad input: a 4xx through the API, a notice and a dense image in the page."""
+    logger.error("%s", sentence)
+    report.remember(sentence)
+    if not getattr(p, "is_api", False):
+        p.comment(f"CR-Diff: {sentence}; this image was made without CR-Diff")
+        return
+
+    def init(*_: Any, **__: Any) -> NoReturn:
+        answer(sentence)
+
+    # modules/scripts.py swallows what `process` raises; modules/processing.py calls p.init next
+    p.init = init
+
+
+def answer(sentence: str) -> NoReturn:
+    """Raise what the host's API turns into HTTP 422 with ``sentence`` as its detail."""
+    raise HTTPException(status_code=422, detail=f"CR-Diff: {sentence}")
+
+
+def finish(p: Any) -> None:
+    """After the sampling of a batch: write what really ran."""
+    job: Job | None = getattr(p, "crdiff_job", None)
+    if job is None:
+        return
+    infotext.write(p.extra_generation_params, job)
+    if options.notice_level() == "verbose":
+        for record in job.records:
+            if not record.decision.act:
+                job.notice(record.decision.sentence)
+    if job.acted() and getattr(p, "iteration", 0) == 0:
+        _rewrite_params_txt(p)
+
+
+def end(p: Any) -> None:
+    """After the generation: let go of what is left of it."""
+    job: Job | None = getattr(p, "crdiff_job", None)
+    if job is not None:
+        report.ran(job)
+        job.free()
+
+
+def _rewrite_params_txt(p: Any) -> None:
+    """The host wrote its "last generation" file before sampling, when nothing had run yet."""
+    make: Callable[..., Any] = processing.Processed
+    try:
+        text = make(p, []).infotext(p, 0)
+        (Path(paths.data_path) / "params.txt").write_text(text, encoding="utf8")
+    except OSError as error:
+        logger.warning("params.txt could not be written: %s", error)
