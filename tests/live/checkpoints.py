@@ -1,0 +1,38 @@
+"""Small random checkpoints for a host, made by code of the host itself (its own interpreter).
+
+``maker_<kind>.py`` beside this file runs inside the host's environment, with the installation's
+folder and the folder to fill as arguments. Every tensor is drawn from a generator of its own,
+seeded by checkpoint and name, so that all runs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.live.host import HERE, Installation
+
+FIRST = {"a1111": "tiny-sd1.safetensors", "forge": "random-sd15.safetensors"}
+"""What a host loads first."""
+
+MADE = {
+    "a1111": ("tiny-sd1", "tiny-sd1-b", "tiny-sd1-v", "tiny-sd1-inpaint", "tiny-sdxl"),
+    "forge": ("random-sd15",),
+}
+"""The checkpoints that ``make`` leaves in the folder, each ``.safetensors``."""
+
+
+def make(installation: Installation, folder: Path) -> None:
+    """Fill ``folder`` with what this kind of host needs; what is there already stays."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if all((folder / f"{name}.safetensors").is_file() for name in MADE[installation.kind]):
+        return
+    maker = HERE / f"maker_{installation.kind}.py"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTHONPATH", None)
+    command = [installation.python, maker, installation.folder, folder]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{maker.name} failed:\n{done.stderr[-3000:]}"

@@ -1,0 +1,342 @@
+"""What ran -> infotext -> the host's parser -> arguments -> the same runs again."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import os
+import re
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import crdiff_ext
+from crdiff_ext.presets import Preset
+from crdiff_ext.settings import Ratios, Settings
+from crdiff_ext.webui import infotext
+from crdiff_ext.webui.arguments import DEFAULTS, NAMES, named, settings_from
+from tests.webui.fakes import plumbing
+from tests.webui.jobs import (
+    NATIVE_THEN_LARGE,
+    PRESETS,
+    SMALL_THEN_LARGE,
+    SMALL_THEN_NATIVE,
+    SQUARE,
+    WITH_REFINER,
+    Stretch,
+    generate,
+)
+from tests.webui.strategies import settings
+
+A, B = Ratios(0.3, 0.2, 0.1), Ratios(0.5, 0.4, 0.25)
+BASE = {"CR-Diff": crdiff_ext.__version__}
+SAME_FAMILY = [WITH_REFINER[0], Stretch("first", "sdxl", 512, 512, refiner=True)]
+
+
+def written(job):
+    params = {"Denoising strength": 0.7}
+    infotext.write(params, job)
+    assert params.pop("Denoising strength") == 0.7
+    return params
+
+
+def pasted(params):
+    """Arguments after the host has made a text of ``params``, parsed and pasted it."""
+    parsed = plumbing.parse_generation_parameters(plumbing.create_infotext(params))
+    components = {name: SimpleNamespace(value=value) for name, value in DEFAULTS.items()}
+    found = plumbing.apply_infotext(infotext.fields(components), parsed)
+    return {**DEFAULTS, **{NAMES[index]: value for index, value in found.items()}}
+
+
+def again(params, stretches, presets):
+    return generate(settings_from(pasted(params)), stretches, presets)[1]
+
+
+STORED = "0.397/0.434/0.387"
+NAME = "SDXL 512x512 (paper, Figure 7a)"
+LARGE = "0.1/0.2/0.25"
+LARGE_NAME = 'SDXL 2048x2048 (found: "by hand")'
+CASES = {
+    "stored": (
+        Settings(), SQUARE,
+        {"CR-Diff ratios": STORED, "CR-Diff preset": NAME},
+    ),
+    "set": (Settings(ratios=A), SQUARE, {"CR-Diff ratios": "0.3/0.2/0.1"}),
+    "always, k, window": (
+        Settings(mode="always", ratios=A, k=1.25, start=0.25, end=0.75),
+        [Stretch("first", "sdxl", 1024, 1024)],
+        {"CR-Diff mode": "always", "CR-Diff k": "1.25", "CR-Diff window": "0.25-0.75",
+         "CR-Diff ratios": "0.3/0.2/0.1"},
+    ),
+    "both passes, stored": (
+        Settings(), SMALL_THEN_LARGE,
+        {"CR-Diff ratios": STORED, "CR-Diff preset": NAME,
+         "CR-Diff hires ratios": LARGE, "CR-Diff hires preset": LARGE_NAME},
+    ),
+    "both passes, the same ratios": (
+        Settings(ratios=A), SMALL_THEN_LARGE, {"CR-Diff ratios": "0.3/0.2/0.1"},
+    ),
+    "hires with ratios of its own": (
+        Settings(ratios=A, hires="set", hires_ratios=B), SMALL_THEN_LARGE,
+        {"CR-Diff ratios": "0.3/0.2/0.1", "CR-Diff hires ratios": "0.5/0.4/0.25"},
+    ),
+    "hires stored, first set": (
+        Settings(ratios=A, hires="stored"), SMALL_THEN_LARGE,
+        {"CR-Diff ratios": "0.3/0.2/0.1", "CR-Diff hires ratios": LARGE,
+         "CR-Diff hires preset": LARGE_NAME},
+    ),
+    "only the first pass acted": (
+        Settings(), SMALL_THEN_NATIVE,
+        {"CR-Diff ratios": STORED, "CR-Diff preset": NAME, "CR-Diff passes": "first"},
+    ),
+    "only the hires pass acted": (
+        Settings(), NATIVE_THEN_LARGE,
+        {"CR-Diff passes": "hires", "CR-Diff hires ratios": LARGE,
+         "CR-Diff hires preset": LARGE_NAME},
+    ),
+    "the first pass only, as set": (
+        Settings(ratios=A, passes="first"), SQUARE,
+        {"CR-Diff ratios": "0.3/0.2/0.1", "CR-Diff passes": "first"},
+    ),
+    "not after the refiner switch": (
+        Settings(refiner=False), WITH_REFINER,
+        {"CR-Diff ratios": STORED, "CR-Diff preset": NAME, "CR-Diff refiner": "off"},
+    ),
+    "refiner without stored ratios": (
+        Settings(), [SQUARE[0], Stretch("first", "sd15", 512, 768, refiner=True)],
+        {"CR-Diff ratios": STORED, "CR-Diff preset": NAME, "CR-Diff refiner": "off"},
+    ),
+    "refiner with the same ratios": (
+        Settings(), SAME_FAMILY, {"CR-Diff ratios": STORED, "CR-Diff preset": NAME},
+    ),
+    "the window ends before the refiner": (
+        Settings(ratios=A, end=0.25), SQUARE,
+        {"CR-Diff ratios": "0.3/0.2/0.1", "CR-Diff window": "0-0.25"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_written_and_reproduced_without_the_stored_ratios(name):
+    asked, stretches, expected = CASES[name]
+    job, ran = generate(asked, stretches)
+    assert any(ran)
+    params = written(job)
+    assert params == {**BASE, **expected}
+    assert again(params, stretches, presets=[]) == ran
+
+
+@pytest.mark.parametrize(
+    ("asked", "stretches", "told"),
+    [
+        (Settings(), WITH_REFINER, f"first {STORED}; first refiner 0.11/0.12/0.13"),
+        (Settings(), [Stretch("first", "sd15", 1024, 1024), WITH_REFINER[1]],
+         "first refiner 0.11/0.12/0.13"),
+        (Settings(ratios=A, hires="stored"), [*SQUARE, *[Stretch("hires", *rest) for rest in (
+            ("sdxl", 512, 512), ("sdxl-refiner", 512, 512, True))]],
+         f"first 0.3/0.2/0.1; hires {STORED}; hires refiner 0.11/0.12/0.13"),
+    ],
+)  # fmt: skip
+def test_ratios_that_change_at_the_refiner_switch_are_asked_for_again(asked, stretches, told):
+    job, ran = generate(asked, stretches)
+    params = written(job)
+    assert params["CR-Diff ran"] == told
+    assert "CR-Diff preset" not in params
+    assert again(params, stretches, PRESETS) == ran
+
+
+@pytest.mark.parametrize(
+    ("asked", "stretches"),
+    [
+        (Settings(), [Stretch("first", "sdxl", 1024, 1024)]),
+        (Settings(mode="off"), SQUARE),
+        (Settings(k=0), SQUARE),
+        (Settings(ratios=Ratios(0, 0, 0)), SQUARE),
+        (Settings(ratios=Ratios(1e-6, 0, 0)), SQUARE),  # too small to prune one weight
+        (Settings(), [Stretch("first", "unknown", 512, 512)]),
+        (Settings(passes="hires"), SQUARE),
+        (Settings(ratios=A, start=0.9, end=0.95), SQUARE),  # between two steps
+        (Settings(), []),
+    ],
+)
+def test_nothing_is_written_when_nothing_ran(asked, stretches):
+    job, ran = generate(asked, stretches)
+    assert not any(ran)
+    assert written(job) == {}
+
+
+def test_what_an_earlier_cell_wrote_goes_away():
+    # scripts/xyz_grid.py copies p shallowly: all cells write into one dictionary
+    params = {"Script": "X/Y/Z plot"}
+    infotext.write(params, generate(Settings(mode="always", k=2), SMALL_THEN_LARGE)[0])
+    infotext.write(params, generate(Settings(), SQUARE)[0])
+    assert params == {
+        "Script": "X/Y/Z plot", **BASE, "CR-Diff ratios": STORED, "CR-Diff preset": NAME,
+    }  # fmt: skip
+    infotext.clear(params)
+    assert params == {"Script": "X/Y/Z plot"}
+
+
+def test_every_key_is_one_that_the_host_can_read():
+    for key in infotext.KEYS:
+        assert re.fullmatch(r"\w[\w \-/]+", key)
+
+
+def test_a_pasted_infotext_of_a_dense_image_leaves_the_panel_alone():
+    assert pasted({}) == DEFAULTS
+    assert all(reader({"Steps": "20"}) is None for reader in infotext.PASTE_FIELD_NAMES)
+
+
+def test_memory_is_left_alone_and_all_else_is_set():
+    params = written(generate(Settings(ratios=A, memory="copy"), SQUARE)[0])
+    found = {reader.name: reader(params) for reader in infotext.PASTE_FIELD_NAMES}
+    assert found.pop("memory") is None
+    assert None not in found.values()
+    assert found["enabled"] is True
+    assert found["refiner"] is True
+
+
+def test_values_have_the_types_of_the_components():
+    params = written(generate(Settings(ratios=A, k=2), SQUARE)[0])
+    for reader in infotext.PASTE_FIELD_NAMES:
+        value = reader(plumbing.parse_generation_parameters(plumbing.create_infotext(params)))
+        assert value is None or type(value) is type(DEFAULTS[reader.name]), reader.name
+
+
+def test_fields_are_the_same_for_both_tabs():
+    # connect_paste_params_buttons matches txt2img's fields with img2img's by their names
+    def tab():
+        return infotext.fields({name: object() for name in NAMES})
+
+    mine, other = tab(), tab()
+    names = infotext.PASTE_FIELD_NAMES
+    assert [key for _, key in mine if key in names] == [key for _, key in other if key in names]
+    assert len(mine) == len(NAMES)
+    assert len({key: 1 for _, key in mine}) == len(NAMES)  # connect_paste puts them into a dict
+    assert infotext.fields({"k": 1}) == [(1, infotext.Reader("k"))]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("CR-Diff ratios", "abc"), ("CR-Diff ratios", "0.1/0.2"), ("CR-Diff ratios", "1.5/0/0"),
+        ("CR-Diff k", "much"), ("CR-Diff k", "nan"), ("CR-Diff k", "9"), ("CR-Diff mode", "often"),
+        ("CR-Diff window", "0.5"), ("CR-Diff window", "0.5-0.2"), ("CR-Diff window", "1..-2"),
+        ("CR-Diff passes", "third"), ("CR-Diff hires ratios", "nan"),
+    ],
+)  # fmt: skip
+def test_a_damaged_infotext_is_told_once_and_changes_nothing(key, text, caplog):
+    params = {**written(generate(Settings(), SMALL_THEN_LARGE)[0]), key: text}
+    with caplog.at_level(logging.WARNING, logger="crdiff"):
+        assert pasted(params) == DEFAULTS
+    assert len(caplog.messages) == 1
+    assert "is not used" in caplog.messages[0]
+
+
+def test_a_tolerance_of_ones_own_is_an_option_that_comes_along():
+    wide = Settings(native_area_tolerance=0.2)
+    params = written(generate(wide, SQUARE)[0])
+    assert params[infotext.TOLERANCE] == "0.2"
+    always = Settings(mode="always", native_area_tolerance=0.2)
+    assert infotext.TOLERANCE not in written(generate(always, SQUARE)[0])
+
+
+NASTY = [
+    'a, b: c "d" \\',
+    "x\ny",
+    '"quoted"',
+    "512x512",
+    "ü – ×",
+    "a,",
+    ': "',
+    "\\",
+    "k: 3, CR-Diff k: 3",
+]
+
+
+@pytest.mark.parametrize("source", NASTY)
+def test_any_source_survives_the_hosts_quoting(source):
+    presets = [Preset("sdxl", 512, 512, A, source, "m")]
+    job, ran = generate(Settings(), SQUARE, presets)
+    params = written(job)
+    parsed = plumbing.parse_generation_parameters(plumbing.create_infotext(params))
+    assert {key: parsed.get(key) for key in params} == params
+    assert again(params, SQUARE, []) == ran
+
+
+families = st.sampled_from(["sdxl", "sdxl-refiner", "sd15", "unknown"])
+sizes = st.sampled_from([(512, 512), (1024, 1024), (400, 560), (2048, 2048), (512, 504)])
+
+
+@st.composite
+def generations(draw):
+    stretches = []
+    for part in ("first", "hires")[: draw(st.integers(1, 2))]:
+        height, width = draw(sizes)
+        stretches.append(Stretch(part, draw(families), height, width))
+        if draw(st.booleans()):
+            stretches.append(Stretch(part, draw(families), height, width, refiner=True))
+    return stretches
+
+
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(settings(modes=("auto", "always")), generations())
+def test_whatever_ran_runs_again(asked, stretches):
+    job, ran = generate(asked, stretches)
+    params = written(job)
+    assert bool(params) == any(ran)
+    if params:
+        changed = PRESETS if infotext.RAN in params else []
+        assert again(params, stretches, changed) == ran
+
+
+def test_an_infotext_and_a_dictionary_in_one_request():
+    # the host puts the infotext's values at their places, then the request's in the first
+    values = pasted(written(generate(Settings(), SQUARE)[0]))
+    args = [values[name] for name in NAMES]
+    args[0] = {"k": 1.0}
+    found = settings_from(named(args))
+    assert (found.ratios, found.k) == (Ratios(0.397, 0.434, 0.387), 1.0)
+
+
+def test_numbers_keep_all_their_digits():
+    tiny = Settings(ratios=Ratios(0.1 + 0.2, 1 / 3, 2 / 3), k=1e-05, start=1e-7, end=1 - 1e-16)
+    params = written(generate(tiny, [Stretch("first", "sdxl", 512, 512)])[0])
+    assert params["CR-Diff k"] == "0.00001"
+    found = settings_from(pasted(params))
+    assert (found.ratios, found.k, found.start, found.end) == (
+        tiny.ratios, tiny.k, tiny.start, tiny.end,
+    )  # fmt: skip
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("source", [NAME, *NASTY])
+def test_the_fake_parses_as_the_real_host_does(source):
+    """Runs the real quote, unquote and regular expression of $CRDIFF_WEBUI_DIR on our texts."""
+    if "CRDIFF_WEBUI_DIR" not in os.environ:
+        pytest.skip("CRDIFF_WEBUI_DIR is not set: no WebUI to compare with")
+    path = Path(os.environ["CRDIFF_WEBUI_DIR"], "modules", "infotext_utils.py")
+    wanted = {"quote", "unquote", "re_param_code", "re_param", "re_imagesize"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the host's own source
+        tree = ast.parse(path.read_text(encoding="utf8"))
+    tree.body = [node for node in tree.body if _defines(node) & wanted]
+    real: dict = {"re": re, "json": __import__("json")}
+    exec(compile(tree, str(path), "exec"), real)
+    assert real["re_param"].pattern == plumbing.PARAM.pattern
+    assert real["re_imagesize"].pattern == plumbing.IMAGE_SIZE.pattern
+    assert real["quote"](source) == plumbing.quote(source)
+    assert real["unquote"](real["quote"](source)) == plumbing.unquote(plumbing.quote(source))
+
+
+def _defines(node):
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    if isinstance(node, ast.Assign):
+        return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return set()

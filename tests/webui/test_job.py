@@ -1,0 +1,373 @@
+"""A generation's state: what is decided once, what each UNet call becomes, what is let go of."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from crdiff_ext.amplify import Window
+from crdiff_ext.blocks import prunable_parameters
+from crdiff_ext.decide import decide
+from crdiff_ext.errors import CRDiffError
+from crdiff_ext.families import FAMILIES
+from crdiff_ext.pruning import make_plan
+from crdiff_ext.settings import Ratios, Settings
+from crdiff_ext.webui import job as job_module
+from crdiff_ext.webui.job import Actor, Job, ModelFacts, decide_for, inactive, latent_size
+from crdiff_ext.weights import PrunedWeights
+from tests.core.pruned import X, reference
+from tests.core.tiny import LDM_BLOCKS, TinyUNet
+from tests.webui.jobs import PRESETS, Model, Source
+
+RATIOS = Ratios(0.3, 0.2, 0.6)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache():
+    job_module.PLANS.clear()
+    yield
+    job_module.PLANS.clear()
+
+
+class UNetSource(Source):
+    """The weights of a small LDM UNet, as an adapter would give them."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.unet = TinyUNet(blocks=LDM_BLOCKS, seed=seed)
+
+    def key(self):
+        return id(self.unet), tuple(p._version for p in self.unet.parameters())
+
+    def weights(self):
+        self.events.append("weights")
+        return prunable_parameters(self.unet)
+
+    def pruned(self, plan):
+        self.events.append("pruned")
+        return PrunedWeights(self.unet, plan, "recompute").active()
+
+
+def acting(ratios=RATIOS, k=1.5):
+    settings = Settings(mode="always", ratios=ratios, k=k)
+    return decide(FAMILIES["sd15"], 512, 512, settings, [])
+
+
+def actor(source, ratios=RATIOS, k=1.5, window=Window(), fail=lambda sentence: None):  # noqa: B008
+    return Actor(acting(ratios, k), window, source, fail)
+
+
+def sampled(source, act, calls=1):
+    """Calls the UNet through ``act``; the outputs."""
+    with torch.no_grad():
+        return [act(lambda: source.unet(X.clone()), None) for _ in range(calls)]
+
+
+def test_a_call_is_a_dense_pass_a_pruned_pass_and_their_mix():
+    source = UNetSource()
+    with torch.no_grad():
+        dense = source.unet(X)
+        pruned = reference_ldm(source, RATIOS)(X)
+    act = actor(source)
+    outputs = sampled(source, act, 3)
+    assert not torch.equal(dense, pruned)
+    assert all(torch.equal(z, torch.lerp(dense, pruned, 1.5)) for z in outputs)
+    assert (act.stats.dense_passes, act.stats.pruned_passes) == (3, 3)
+    assert source.events.count("weights") == 1
+
+
+def reference_ldm(source, ratios):
+    """The same UNet with its weights pruned for good, under diffusers names."""
+    plan = make_plan(prunable_parameters(source.unet), ratios)
+    twin = TinyUNet(seed=0)  # the same weights in the same order
+    theirs = list(source.unet.parameters())
+    with torch.no_grad():
+        for mine, other in zip(twin.parameters(), theirs, strict=True):
+            mine.copy_(other)
+    return reference(twin, plan)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 1.5])
+def test_the_dense_pass_comes_first_at_any_k(k):
+    source, calls = Source(), []
+
+    def call():
+        calls.append("enter" in source.events and "leave" not in source.events)
+        return torch.ones(1)
+
+    actor(source, k=k)(call, None)
+    assert calls == [False, True]
+    assert source.events == ["weights", "enter", "leave"]
+
+
+def test_thresholds_see_what_the_dense_pass_merged():
+    # as LoRA does it: extensions-builtin/Lora/networks.py merges inside the first forward
+    source = UNetSource()
+    act = actor(source)
+    merged = []
+
+    def call():
+        if not merged:
+            merged.append(True)
+            for parameter in source.unet.parameters():
+                parameter.mul_(3)
+        return source.unet(X)
+
+    with torch.no_grad():
+        found = act(call, None)
+        expected = torch.lerp(source.unet(X), reference_ldm(source, RATIOS)(X), 1.5)
+    assert torch.equal(found, expected)
+
+
+def test_thresholds_are_made_again_when_the_weights_have_changed():
+    source = UNetSource()
+    act = actor(source)
+    sampled(source, act)
+    before = act.plan()
+    with torch.no_grad():
+        for parameter in source.unet.parameters():
+            parameter.mul_(2)
+    after = act.plan()
+    assert after.thresholds["up"] == pytest.approx(2 * before.thresholds["up"])
+    assert source.events.count("weights") == 2
+
+
+def test_thresholds_are_shared_between_generations_but_not_between_ratios():
+    source = UNetSource()
+    first, second, other = actor(source), actor(source), actor(source, Ratios(0.1, 0.1, 0.1))
+    for act in (first, second, other):
+        sampled(source, act)
+    assert first.plan() is second.plan()
+    assert other.plan() is not first.plan()
+    assert source.events.count("weights") == 2
+
+
+def test_ratios_too_small_to_prune_anything_change_nothing():
+    source = UNetSource()
+    act = actor(source, Ratios(1e-9, 0, 0))
+    with torch.no_grad():
+        dense = source.unet(X)
+    assert all(torch.equal(z, dense) for z in sampled(source, act, 2))
+    assert act.is_noop
+    record = job_with_record(actor_=act).records[0]
+    assert record.pruned_passes == 0
+
+
+def test_only_inside_the_window():
+    source = UNetSource()
+    act = actor(source, window=Window(0.25, 0.75))
+    with torch.no_grad():
+        dense = source.unet(X)
+        outputs = [act(lambda: source.unet(X), step / 4) for step in range(4)]
+    assert [torch.equal(z, dense) for z in outputs] == [True, False, False, True]
+    assert (act.stats.dense_passes, act.stats.pruned_passes) == (4, 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), KeyboardInterrupt()])
+@pytest.mark.parametrize("when", [0, 1])
+def test_an_exception_in_either_pass_passes_and_lets_copies_go(error, when):
+    source, calls = UNetSource(), []
+    before = [p.detach().clone() for p in source.unet.parameters()]
+
+    def call():
+        calls.append(True)
+        if len(calls) > when:
+            raise error
+        return source.unet(X)
+
+    with pytest.raises(type(error)), torch.no_grad():
+        actor(source)(call, None)
+    assert len(calls) == when + 1
+    assert source.events[-1] == "free"
+    assert all(torch.equal(a, b) for a, b in zip(source.unet.parameters(), before, strict=True))
+
+
+def test_damaged_weights_are_told_and_the_image_is_finished_densely():
+    source, told = UNetSource(), []
+    with torch.no_grad():
+        next(source.unet.parameters())[0, 0] = float("nan")
+        act = actor(source, fail=told.append)
+        calls = []
+
+        def call():
+            calls.append(True)
+            return torch.full((1,), float(len(calls)))
+
+        assert [act(call, None).item() for _ in range(3)] == [1.0, 2.0, 3.0]
+    assert len(told) == 1
+    assert act.failed
+    assert source.events[-1] == "free"
+    assert job_with_record(actor_=act).acted() == []
+
+
+def test_through_the_api_damaged_weights_end_the_generation():
+    def fail(sentence):
+        raise LookupError(sentence)  # as session.answer raises an HTTPException
+
+    source = UNetSource()
+    with torch.no_grad():
+        next(source.unet.parameters())[0, 0] = float("nan")
+        with pytest.raises(LookupError):
+            actor(source, fail=fail)(lambda: torch.ones(1), None)
+
+
+def job_with_record(settings=Settings(), actor_=None, **options):  # noqa: B008
+    job = Job(settings, PRESETS, **options)
+    model = Model()
+    job.record("first", model, model.facts, (512, 512), source=Source)
+    if actor_ is not None:
+        job.records[0].actor = actor_
+    return job
+
+
+def test_one_record_for_one_place():
+    job, model, asked = Job(Settings(), PRESETS), Model(), []
+
+    def facts():
+        asked.append(True)
+        return model.facts()
+
+    first = job.record("first", model, facts, (512, 512), source=Source)
+    assert job.record("first", model, facts, (512, 512), source=Source) is first
+    assert (len(asked), len(job.records)) == (1, 1)
+    others = [
+        job.record("hires", model, facts, (512, 512)),
+        job.record("first", model, facts, (512, 448)),
+        job.record("first", model, facts, (512, 512), refiner=True),
+        job.record("first", Model(), facts, (512, 512)),
+    ]
+    assert len({id(record) for record in [first, *others]}) == 5
+    assert job.records == [first, *others]
+    assert (first.height, first.width, first.checkpoint) == (512, 512, "sdxl.safetensors")
+
+
+def test_another_model_at_the_same_address_is_another_model(monkeypatch):
+    monkeypatch.setattr(job_module, "id", lambda _: 7, raising=False)
+    job = Job(Settings(), PRESETS)
+    model, other = Model("sdxl"), Model("sd15")
+    first = job.record("first", model, model.facts, (512, 512))
+    second = job.record("first", other, other.facts, (512, 512))
+    assert second is not first
+    assert second.checkpoint == "sd15.safetensors"
+
+
+def test_deciding_alone_needs_no_source():
+    job, model = Job(Settings(), PRESETS), Model()
+    record = job.record("first", model, model.facts, (512, 512))
+    assert record.decision.act
+    assert (record.actor, record.pruned_passes, job.acted()) == (None, 0, [])
+
+
+def test_a_refused_model_is_told_once():
+    said = []
+    job = Job(Settings(), PRESETS, say=said.append)
+    for _ in range(2):
+        model = Model(refused="TensorRT units can't be pruned")
+        job.record("first", model, model.facts, (512, 512), source=Source)
+    assert said == ["CR-Diff: TensorRT units can't be pruned"]
+    assert [record.actor for record in job.records] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "code"),
+    [
+        (Settings(), "sdxl", "refused"),
+        (Settings(), "unknown", "refused"),  # the reason counts, not that its size is unknown
+        (Settings(), "sd2-base", "refused"),
+        (Settings(mode="off"), "sdxl", "off"),
+        (Settings(k=0), "sdxl", "zero-k"),
+        (Settings(passes="hires"), "sdxl", "off"),
+    ],
+)
+def test_refusals_count_only_where_something_was_asked_for(settings, family, code):
+    facts = ModelFacts(FAMILIES[family], "x", refused="no")
+    decision = decide_for(settings, PRESETS, facts, (512, 448))
+    assert (decision.act, decision.code) == (False, code)
+    assert decision.ratios is None
+
+
+def test_native_is_told_before_refused():
+    facts = ModelFacts(FAMILIES["sdxl"], "x", refused="no")
+    assert decide_for(Settings(), PRESETS, facts, (1024, 1024)).code == "native"
+
+
+def test_refiner_and_passes():
+    facts = ModelFacts(FAMILIES["sdxl"], "x")
+    size = (512, 512)
+    off = Settings(refiner=False)
+    assert decide_for(off, PRESETS, facts, size).act
+    assert decide_for(off, PRESETS, facts, size, refiner=True).code == "refiner-off"
+    assert decide_for(Settings(), PRESETS, facts, size, refiner=True).act
+    assert decide_for(off, PRESETS, facts, (1024, 1024), refiner=True).code == "native"
+    for passes, parts in (("first", [1, 0]), ("hires", [0, 1]), ("both", [1, 1])):
+        chosen = Settings(passes=passes)
+        acts = [decide_for(chosen, PRESETS, facts, size, p).act for p in ("first", "hires")]
+        assert acts == [bool(x) for x in parts]
+
+
+def test_an_inactive_decision_has_no_ratios():
+    decision = inactive(acting(), "why", "code")
+    assert (decision.act, decision.ratios, decision.preset) == (False, None, None)
+    assert (decision.sentence, decision.code, decision.k) == ("why", "code", 1.5)
+
+
+def test_notices_once_in_the_log_and_to_the_user(caplog):
+    said = []
+    job = Job(Settings(), PRESETS, say=said.append)
+    with caplog.at_level(logging.WARNING, logger="crdiff"):
+        for sentence in ("one", "one", "two"):
+            job.notice(sentence)
+    assert said == ["CR-Diff: one", "CR-Diff: two"]
+    assert caplog.messages == ["one", "two"]
+
+
+def test_a_failure_is_noticed_and_handed_on():
+    said, failed = [], []
+    job = Job(Settings(), PRESETS, say=said.append, fail=failed.append)
+    model = Model()
+    source = Source()
+    source.values[0, 0] = float("nan")
+    record = job.record("first", model, model.facts, (512, 512), source=lambda: source)
+    record.actor(lambda: torch.ones(1), None)
+    assert len(failed) == 1
+    assert said == [f"CR-Diff: {failed[0]}; this image is finished without CR-Diff"]
+
+
+def test_free_reaches_every_actor_and_may_be_repeated():
+    job, sources = Job(Settings(), PRESETS), []
+
+    def make():
+        sources.append(Source())
+        return sources[-1]
+
+    for family, size in (("sdxl", 512), ("sdxl", 1024), ("sdxl-refiner", 512)):
+        model = Model(family)
+        job.record("first", model, model.facts, (size, size), source=make)
+    job.free()
+    job.free()
+    assert [source.events for source in sources] == [["free", "free"]] * 2  # 1024 is native
+    assert job.records[1].actor is None
+
+
+def test_the_cache_of_plans_is_bounded():
+    for index in range(100):
+        source = Source()
+        source.version = index
+        actor(source)(lambda: torch.ones(1), None)
+    assert len(job_module.PLANS) == 32
+
+
+def test_latent_size_is_height_then_width():
+    assert latent_size(torch.zeros(2, 4, 64, 96)) == (512, 768)
+    assert latent_size(torch.zeros(1, 16, 7, 5)) == (56, 40)
+
+
+def test_the_pruned_output_must_be_one_that_can_be_mixed():
+    told = []
+    act = actor(Source(), fail=told.append)
+    assert act(lambda: "text", None) == "text"
+    assert "gave a str" in told[0]
+    with pytest.raises(CRDiffError):
+        Window(0.5, 0.5)

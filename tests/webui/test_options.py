@@ -1,0 +1,81 @@
+"""The settings page's section, and its readers with whatever a config.json holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+
+from crdiff_ext.settings import Settings
+from tests.webui.fakes import plumbing
+
+gradio = pytest.importorskip("gradio", reason="the settings page needs gradio")
+
+KEYS = ["crdiff_default_mode", "crdiff_native_area_tolerance", "crdiff_inner_passes",
+        "crdiff_memory", "crdiff_notice_level"]  # fmt: skip
+USUAL = ("auto", {"native_area_tolerance": 0.1}, False, "auto", "normal")
+
+
+@pytest.fixture
+def host():
+    return plumbing.Host()
+
+
+@pytest.fixture
+def options(host):
+    with plumbing.loaded(host, "options") as modules:
+        yield modules.options
+
+
+def read(options):
+    return (options.default_mode(), options.limits(), options.inner_passes(), options.memory(),
+            options.notice_level())  # fmt: skip
+
+
+def test_readers_before_registration(options):
+    assert read(options) == USUAL
+
+
+def test_registration(host, options):
+    options.register()
+    assert host.opts.data_labels == {}  # only when the host makes its settings page
+    for callback in host.callbacks.ui_settings * 2:
+        callback()
+    assert list(host.opts.data_labels) == KEYS
+    assert {info.section for info in host.opts.data_labels.values()} == {("crdiff", "CR-Diff")}
+    assert read(options) == USUAL
+    for info in host.opts.data_labels.values():
+        component = info.component(value=info.default, label=info.label, **info.component_args)
+        assert component.value == info.default
+    assert host.opts.data_labels[KEYS[1]].infotext == "CR-Diff native tolerance"
+
+
+def test_what_the_user_chose(host, options):
+    host.opts.data.update(
+        dict(zip(KEYS, ["always", 0.25, True, "recompute", "verbose"], strict=True))
+    )
+    chosen = ("always", {"native_area_tolerance": 0.25}, True, "recompute", "verbose")
+    assert read(options) == chosen
+    options.add()
+    assert read(options) == chosen
+    assert options.current() == dict(zip(KEYS, ["always", 0.25, True, "recompute", "verbose"],
+                                         strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ["abc", None, -1, 2, math.nan, True, [0.1]], ids=repr)
+@pytest.mark.parametrize("index", [0, 1, 3, 4])
+def test_a_value_that_is_not_allowed_is_told_and_the_default_counts(
+    host, options, index, wrong, caplog
+):
+    host.opts.data[KEYS[index]] = wrong
+    with caplog.at_level(logging.WARNING, logger="crdiff"):
+        assert read(options) == USUAL
+    assert KEYS[index] in caplog.text
+    Settings(**options.limits())
+
+
+def test_inner_passes_only_for_true(host, options):
+    for wrong in ("yes", 1, None):
+        host.opts.data[KEYS[2]] = wrong
+        assert options.inner_passes() is False

@@ -1,0 +1,280 @@
+"""The panel's components, the events that its line follows, and what the line says."""
+
+from __future__ import annotations
+
+import pytest
+
+from crdiff_ext.errors import CRDiffError
+from crdiff_ext.webui.arguments import ARGUMENTS, DEFAULTS, NAMES
+from crdiff_ext.webui.library import Library
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+STORED = "SDXL 512x512: stored ratios 0.397 / 0.434 / 0.387 (paper, Figure 7a)"
+NATIVE = "1024x1024 is native: inactive"
+PAGE = {"width": 512, "height": 512}
+HIRES = {"hires": True, "scale": 2.0, "resize_x": 0, "resize_y": 0}
+
+
+@pytest.fixture
+def library(tmp_path):
+    return Library(tmp_path / "presets.user.json")
+
+
+@pytest.fixture
+def host(webui, library):
+    from tests.webui.fakes.gradio_host import FakeAdapter, Host
+
+    return Host(FakeAdapter.of("sdxl"), library, webui.panel)
+
+
+def events(demo):
+    """(target component, event, dependency) of all that the page does."""
+    config = demo.get_config_file()
+    names = {c["id"]: c["props"].get("elem_id") for c in config["components"]}
+    for dependency in config["dependencies"]:
+        for target in dependency["targets"] or [None]:  # gradio 3: the page's load has none
+            if target is None:
+                target = None, dependency["trigger"]
+            if isinstance(target, int):  # gradio 3: one event for all targets
+                target = target, dependency["trigger"]
+            yield names.get(target[0]), target[1], dependency
+
+
+def followed(demo, tab):
+    """What the line is said at."""
+    line = f"script_{tab}_crdiff_line"
+    names = {c["id"]: c["props"].get("elem_id") for c in demo.get_config_file()["components"]}
+    return {
+        (elem_id, event)
+        for elem_id, event, dependency in events(demo)
+        if line in [names[output] for output in dependency["outputs"]]
+    }
+
+
+def test_components_are_the_arguments(host):
+    host.page()
+    for tab, controls in host.controls.items():
+        assert [control.label for control in controls] == [a.label for a in ARGUMENTS]
+        assert [control.value for control in controls] == [a.default for a in ARGUMENTS]
+        for control, argument in zip(controls, ARGUMENTS, strict=True):
+            choices = [c[0] if isinstance(c, tuple) else c for c in getattr(control, "choices", [])]
+            assert choices == list(argument.choices)
+            suffix = "-checkbox" if argument.name == "enabled" else ""
+            assert control.elem_id == f"script_{tab}_crdiff_{argument.name}{suffix}"
+
+
+def test_every_component_has_an_elem_id_of_its_own(host):
+    components = host.page().get_config_file()["components"]
+    ids = [c["props"].get("elem_id") for c in components]
+    ids = [elem_id for elem_id in ids if elem_id]
+    assert len(set(ids)) == len(ids)
+    inputs = {"slider", "radio", "checkbox", "button", "dropdown", "textbox", "accordion", "html"}
+    nameless = [
+        c["props"].get("label") or c["props"].get("value")
+        for c in components
+        if c["type"] in inputs and not c["props"].get("elem_id")
+    ]
+    assert nameless == []
+
+
+def test_it_starts_closed_and_on(host):
+    config = host.page().get_config_file()
+    found = {c["props"].get("elem_id"): c["props"] for c in config["components"]}
+    for tab in ("txt2img", "img2img"):
+        assert found[f"script_{tab}_crdiff_enabled"]["open"] is False
+        assert found[f"script_{tab}_crdiff_enabled"]["label"] == "CR-Diff"
+        assert found[f"script_{tab}_crdiff_enabled-checkbox"]["value"] is True
+        # Forge would restore "open" from the key of "on" (modules/ui_loadsave.py)
+        assert host.controls[tab][0].accordion.do_not_save_to_config is True
+        for nested in ("more", "stored"):
+            assert found[f"script_{tab}_crdiff_{nested}"]["open"] is False
+
+
+def test_sliders_can_hold_every_value_that_is_allowed_in_practice(host):
+    host.page()
+    sliders = dict(zip(NAMES, host.controls["txt2img"], strict=True))
+    assert (sliders["k"].minimum, sliders["k"].maximum) == (0, 3)
+    for name in ("down", "mid", "up", "hires_down", "hires_mid", "hires_up"):
+        assert sliders[name].minimum == 0
+        assert 0.9 <= sliders[name].maximum < 1
+        assert sliders[name].step == 0.001  # the paper's ratios have three decimals
+
+
+@pytest.mark.parametrize("mode", ["off", "always"])
+def test_the_default_mode_is_an_option(webui, host, mode):
+    webui.shared.opts.crdiff_default_mode = mode
+    host.page()
+    assert host.controls["txt2img"][1].value == mode
+
+
+def test_pasting_reaches_every_component(host):
+    host.page()
+    for tab, controls in host.controls.items():
+        fields = {id(component): key for component, key in host.scripts[tab].infotext_fields}
+        assert [fields[id(control)].name for control in controls] == list(NAMES)
+        assert [key.name for key in host.scripts[tab].paste_field_names] == list(NAMES)
+
+
+@pytest.mark.parametrize("panel_first", [False, True])
+def test_the_line_follows_all_that_it_depends_on(webui, host, panel_first):
+    host.panel_first = panel_first
+    demo = host.page()
+    for tab in ("txt2img", "img2img"):
+        ours = {
+            f"script_{tab}_crdiff_{name}{'-checkbox' if name == 'enabled' else ''}"
+            for name in set(NAMES) - set(webui.panel.UNSAID)
+        }
+        sizes = {f"{tab}_width", f"{tab}_height", f"generation_info_{tab}"}
+        hires = {"txt2img_hr-checkbox"} | {
+            f"txt2img_hr_{n}" for n in ("scale", "resize_x", "resize_y")
+        }
+        expected = {
+            (name, "change") for name in ours | sizes | (hires if tab == "txt2img" else set())
+        }
+        expected.add((f"script_{tab}_crdiff_refresh", "click"))
+        found = followed(demo, tab)
+        assert expected <= found
+        assert {event for _, event in found - expected} <= {"load", "then"}
+        assert "load" in {event for _, event in found}
+
+
+def test_no_event_of_the_panel_waits_for_a_generation(host):
+    ours = [
+        dependency
+        for elem_id, event, dependency in events(host.page())
+        if event != "change" or (elem_id or "").startswith("script_")
+        if not (elem_id or "").endswith("_generate")
+    ]
+    with_python = [dependency for dependency in ours if dependency["backend_fn"]]
+    assert len(with_python) > 20
+    for dependency in with_python:
+        assert dependency["queue"] is False
+        assert dependency["show_progress"] == "hidden"
+
+
+def test_a_page_with_another_hires_fix_still_has_its_line(webui, host):
+    host.with_hires = False
+    demo = host.page()
+    assert ("txt2img_width", "change") in followed(demo, "txt2img")
+
+
+def test_a_page_without_size_sliders_has_no_line_and_no_error(webui, library, caplog):
+    import gradio as gr
+
+    from tests.webui.fakes.gradio_host import FakeAdapter, Script
+
+    script = Script(False)
+    with gr.Blocks():
+        made = webui.panel.build(script, False, FakeAdapter(None), library)
+        webui.panel.saw(script, gr.Textbox(), "generation_info_txt2img")
+    assert len(made) == len(NAMES)
+    assert "no sliders for the" in caplog.text
+
+
+def say(webui, library, family="sdxl", tab="txt2img", page=PAGE, **values):
+    from tests.webui.fakes.gradio_host import FakeAdapter
+
+    adapter = FakeAdapter.of(family) if family else FakeAdapter(None)
+    asked = {**page, **DEFAULTS, **values}
+    return webui.line.both(tab, adapter, library, tuple(asked), *asked.values())
+
+
+@pytest.mark.parametrize(
+    ("family", "page", "values", "head", "sentence"),
+    [
+        ("sdxl", PAGE, {}, "acts", STORED),
+        ("sdxl", {"width": 1024, "height": 1024}, {}, "inactive", NATIVE),
+        ("sdxl", {"width": 560, "height": 400}, {}, "acts", "SDXL 400x560: ratios 0.397"),
+        ("sd15", {"width": 512, "height": 768}, {}, "inactive",
+         "no stored ratios for SD1.5: search or set them"),
+        ("sd15", {"width": 512, "height": 768}, {"ratios": "set", "mid": 0.25}, "acts",
+         "SD1.5 768x512: ratios 0.3 / 0.25 / 0.3 (set by hand)"),
+        ("sdxl", PAGE, {"mode": "off"}, "off", "CR-Diff is switched off"),
+        ("sdxl", PAGE, {"enabled": False}, "off", "CR-Diff is switched off"),
+        (None, PAGE, {"enabled": False}, "off", "CR-Diff is switched off"),
+        (None, PAGE, {}, "no model yet", "no model is loaded yet"),
+        ("sdxl", PAGE, {"k": 0}, "inactive", "k is 0"),
+        ("sdxl", PAGE, {"passes": "hires"}, "inactive", "not in this pass, as set (passes: hires)"),
+        ("sdxl", PAGE, {"start": 0.9, "end": 0.5}, "wrong value",
+         "start is 0.9: it must be below end, 0.5; images will be made without CR-Diff"),
+        ("sdxl", PAGE, {"k": None}, "wrong value", "k is None: a finite number is needed"),
+        ("sdxl", {"width": None, "height": 512}, {}, "wrong value", "width is None"),
+        ("sdxl", {"width": 512, "height": 0}, {}, "wrong value", "the size is 0x512"),
+    ],
+)  # fmt: skip
+def test_what_the_line_says(webui, library, family, page, values, head, sentence):
+    short, line = say(webui, library, family, page=page, **values)
+    assert f"> {head}<" in short
+    assert f"> {sentence}" in line
+    assert ("crdiff-acts" in line) is (head == "acts")
+
+
+@pytest.mark.parametrize(
+    ("hires", "values", "head", "first", "second"),
+    [
+        ({}, {}, "acts / inactive", STORED, NATIVE),
+        ({"resize_x": 512, "resize_y": 768}, {}, "acts / acts", STORED, "SDXL 768x512: ratios"),
+        ({}, {"passes": "hires", "mode": "always"}, "inactive / acts", "not in this pass",
+         "SDXL 1024x1024: stored"),
+        ({}, {"mode": "always", "hires_ratios": "set", "hires_up": 0.5}, "acts / acts", STORED,
+         "SDXL 1024x1024: ratios 0.3 / 0.3 / 0.5 (set by hand)"),
+        ({"hires": False}, {}, "acts", STORED, None),
+    ],
+)  # fmt: skip
+def test_the_second_pass_has_a_sentence_of_its_own(
+    webui, library, hires, values, head, first, second
+):
+    short, line = say(webui, library, page={**PAGE, **HIRES, **hires}, **values)
+    assert f"> {head}<" in short
+    if second is None:
+        assert "pass:" not in line
+        return
+    assert f"First pass: {first}" in line
+    assert f"Hires pass: {second}" in line
+
+
+@pytest.mark.parametrize(
+    ("scale", "x", "y", "expected"),
+    [
+        (2.0, 0, 0, (1024, 768)),
+        (1.55, 0, 0, (792, 592)),  # 793.6 x 595.2, whole latent pixels
+        (2.0, 960, 0, (1280, 960)),
+        (2.0, 0, 640, (640, 480)),
+        (2.0, 1024, 1024, (1024, 1024)),
+    ],
+)
+def test_the_second_pass_size_is_the_hosts(webui, scale, x, y, expected):
+    asked = {"scale": scale, "resize_x": x, "resize_y": y}
+    assert webui.line.hires_size((512, 384), asked) == expected
+    with pytest.raises(CRDiffError, match="scale is None"):
+        webui.line.hires_size((512, 384), {**asked, "scale": None})
+
+
+def test_img2img_says_which_size_it_means(webui, library):
+    line = say(webui, library, tab="img2img")[1]
+    assert f"{STORED} (for the size under &quot;Resize to&quot;)" in line
+
+
+def test_a_refused_model_is_said(webui, library):
+    from tests.webui.fakes.gradio_host import FakeAdapter
+
+    adapter = FakeAdapter.of("sdxl", refused="this model is not supported: <TensorRT>")
+    asked = {**PAGE, **DEFAULTS}
+    short, line = webui.line.both("txt2img", adapter, library, tuple(asked), *asked.values())
+    assert "inactive" in short
+    assert "this model is not supported: &lt;TensorRT&gt;" in line
+
+
+def test_a_damaged_presets_file_is_said_beside_the_line(webui, library):
+    library.path.write_text("{")
+    line = say(webui, library)[1]
+    assert STORED in line
+    assert "is damaged" in line
+
+
+def test_the_tolerance_of_native_is_an_option(webui, library):
+    page = {"width": 560, "height": 512}
+    assert "inactive" in say(webui, library, "sd15", page=page, ratios="set")[0]
+    webui.shared.opts.crdiff_native_area_tolerance = 0.05
+    assert "acts" in say(webui, library, "sd15", page=page, ratios="set")[0]
