@@ -3,8 +3,8 @@
 # explains it. Another interpreter: make PYTHON=/path/to/python3.12 ... (PYTHON_COMPAT for test-compat).
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-compat demo test test-fast pytest test-compat lint format format-check typecheck \
-	clean distclean
+.PHONY: help env env-compat env-gradio3 env-gradio4 demo test test-fast pytest test-compat test-webui \
+	lint format format-check typecheck clean distclean
 
 BIN := .venv/bin
 SOURCES := crdiff_ext harness scripts tests tools install.py preload.py
@@ -25,6 +25,10 @@ env-compat:
 	@python=$$(PYTHON="$(PYTHON_COMPAT)" sh tools/find_python.sh 3.10 3.11) \
 		&& "$$python" tools/setup_env.py .venv-compat requirements/compat.lock
 
+# Only gradio and what belongs to it; torch and pytest are .venv-compat's, seen from there.
+env-gradio3 env-gradio4: env-%: env-compat
+	@.venv-compat/bin/python tools/setup_env.py .venv-$* requirements/$*.lock --over .venv-compat
+
 demo: env ## show CR-Diff on the embedded model: table, report.html, results.json (ARGS="..." for flags)
 	@$(BIN)/crdiff demo $(ARGS)
 
@@ -37,6 +41,12 @@ test-fast: env ## the tests without the slow ones
 
 pytest: env ## all tests (ARGS="tests/core -k plan" for some)
 	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+
+test-webui: env-gradio3 env-gradio4 ## tests/webui as A1111 (gradio 3.41.2) and Forge (4.40.0) have it, in a browser too
+	@for env in .venv-gradio3 .venv-gradio4; do \
+		echo "$$env:"; \
+		$(TEST_ENV) $$env/bin/python -m pytest -p no:cacheprovider tests/webui $(ARGS) || exit 1; \
+	done
 
 test-compat: env-compat ## the core's tests as AUTOMATIC1111 has it: torch 2.1.2, Python 3.10 or 3.11
 	$(TEST_ENV) .venv-compat/bin/python -m pytest -p no:cacheprovider tests/core tests/golden $(ARGS)
@@ -59,4 +69,4 @@ clean: ## remove caches and build leftovers
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
-	rm -rf .venv .venv-compat
+	rm -rf .venv .venv-compat .venv-gradio3 .venv-gradio4

@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".crdiff-stamp.json"
+BENEATH = "crdiff-beneath.pth"
 BUILDING = "building"
 # Settings of the caller's that would send pip's installs elsewhere than into the environment.
 MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONPATH", "PYTHONHOME")
@@ -44,6 +45,8 @@ class Stamp:
     """Where the environment lies: its scripts hold this path, so it can't be moved."""
     project: str | None
     """SHA-256 of pyproject.toml, or None when the project is not installed in it."""
+    over: str | None = None
+    """The environment whose packages it sees besides its own, or None."""
 
     @classmethod
     def read(cls, env: Path) -> Stamp | None:
@@ -109,6 +112,28 @@ def locked_names(lock: Path) -> set[str]:
     return {normalized(row.split("==")[0]) for row in rows if row}
 
 
+def site_packages(env: Path) -> Path:
+    """Return the folder of an environment's packages."""
+    return env / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+
+def lay_over(env: Path, base: Path | None) -> None:
+    """Let an environment see the packages of ``base`` after its own, or of no other one.
+
+    torch alone takes gigabytes: environments that differ in small packages can share it.
+    """
+    link = site_packages(env) / BENEATH
+    if base is None:
+        link.unlink(missing_ok=True)
+        return
+    if not site_packages(base).is_dir():
+        raise SetupError(
+            f"{base.name} is no environment of Python {sys.version_info[0]}."
+            f"{sys.version_info[1]}, which {env.name} is made from: make it anew first."
+        )
+    link.write_text(f"{site_packages(base)}\n", encoding="utf-8")
+
+
 def create(env: Path) -> None:
     """Make an empty environment, marked as unfinished."""
     env.mkdir()
@@ -131,7 +156,7 @@ def install(env: Path, lock: Path) -> None:
         "network and the free disk space (about 7 GB for .venv), then run make again.",
     )
     # What an earlier lock file named and this one doesn't could hide a missing entry.
-    frozen = pip(env, "freeze", "--exclude-editable", failure="pip freeze failed.")
+    frozen = pip(env, "freeze", "--local", "--exclude-editable", failure="pip freeze failed.")
     installed = {normalized(re.split(r"==| @ ", row)[0]) for row in frozen.splitlines()}
     if surplus := sorted(installed - locked_names(lock)):
         pip(env, "uninstall", "--yes", *quiet, *surplus, failure="pip uninstall failed.")
@@ -183,13 +208,14 @@ def is_usable(env: Path, stamp: Stamp | None) -> bool:
     return stamp.place == str(env)
 
 
-def set_up(env: Path, lock: Path, with_project: bool) -> None:
+def set_up(env: Path, lock: Path, with_project: bool, over: Path | None = None) -> None:
     """Make the environment what the lock file says; do nothing if its stamp says it is already."""
     wanted = Stamp(
         lock=sha256(lock),
         python=f"{sys.version_info[0]}.{sys.version_info[1]}",
         place=str(env),
         project=sha256(ROOT / "pyproject.toml") if with_project else None,
+        over=str(over) if over else None,
     )
     stamp = Stamp.read(env)
     if env.exists() and not is_usable(env, stamp):
@@ -200,15 +226,17 @@ def set_up(env: Path, lock: Path, with_project: bool) -> None:
         stamp = None
     if stamp == wanted:
         return
-    if stamp is None or stamp.lock != wanted.lock:
+    if stamp is None or (stamp.lock, stamp.over) != (wanted.lock, wanted.over):
         packages = len(locked_names(lock))
         print(
             f"{env.name}: installing {packages} packages of {lock.relative_to(ROOT)} for Python "
-            f"{wanted.python}; the first time, this downloads some gigabytes",
+            f"{wanted.python}; the first time, this downloads some "
+            f"{'hundred megabytes' if over else 'gigabytes'}",
             flush=True,
         )
         if not env.exists():
             create(env)
+        lay_over(env, over)
         install_marked(env, lock)
     if with_project:
         install_project(env)
@@ -221,12 +249,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("env", type=Path, help="folder of the environment, e.g. .venv")
     parser.add_argument("lock", type=Path, help="lock file, e.g. requirements/dev.lock")
     parser.add_argument("--project", action="store_true", help="also install the project, editable")
+    parser.add_argument(
+        "--over", type=Path, metavar="ENV", help="also see the packages of this environment"
+    )
     options = parser.parse_args(arguments)
     env, lock = ROOT / options.env, ROOT / options.lock
+    over = ROOT / options.over if options.over else None
     try:
         with lock.open("rb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)  # two `make` at once: the second one waits
-            set_up(env, lock, options.project)
+            set_up(env, lock, options.project, over)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -39,10 +39,10 @@ class Setup:
         (env / self.module.STAMP).write_text(self.module.BUILDING)
         venv.create(env, with_pip=False, symlinks=True)
 
-    def run(self) -> list[str]:
+    def run(self, *more: str) -> list[str]:
         """Run `setup_env.py .venv some.lock --project`; return what it did."""
         self.calls.clear()
-        self.code = self.module.main([".venv", "some.lock", "--project"])
+        self.code = self.module.main([".venv", "some.lock", "--project", *more])
         return self.calls
 
 
@@ -126,6 +126,29 @@ def test_folder_that_is_no_environment_is_left_alone(
     assert setup.code == 1
     assert "no virtual environment" in capsys.readouterr().err
     assert (setup.env / "precious").exists()
+
+
+def test_laid_over_another_environment(setup: Setup) -> None:
+    base = setup.folder / ".venv-base"
+    venv.create(base, with_pip=False, symlinks=True)
+    (setup.module.site_packages(base) / "gigabytes.py").write_text("HERE = 'base'\n")
+    (setup.module.site_packages(base) / "both.py").write_text("HERE = 'base'\n")
+    assert setup.run("--over", ".venv-base") == ["create", *FULL]
+    (setup.module.site_packages(setup.env) / "both.py").write_text("HERE = 'own'\n")
+    command = [str(setup.env / "bin" / "python"), "-I", "-c"]
+    command.append("import both, gigabytes; print(both.HERE, gigabytes.HERE)")
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["own", "base"]
+    assert setup.run("--over", ".venv-base") == []
+    assert setup.run() == FULL
+    assert subprocess.run(command, capture_output=True).returncode != 0
+
+
+def test_laid_over_nothing(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    assert setup.run("--over", ".venv-base") == ["create"]
+    assert setup.code == 1
+    assert ".venv-base is no environment of Python" in capsys.readouterr().err
+    assert setup.run() == ["create", *FULL]
 
 
 def find_python(root: Path, path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
