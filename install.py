@@ -5,6 +5,7 @@ runs this file in a subprocess at each start and shows what it prints, so it pri
 host is too old, and otherwise nothing. It has to run on an older Python 3, to be able to say so.
 """
 
+import os
 import re
 import sys
 from typing import Optional, Tuple
@@ -44,9 +45,23 @@ def installed_torch() -> Optional[str]:
         return None
 
 
+def host_complaint(folder: str) -> Optional[str]:
+    """Return a line if ``folder`` is a WebUI's that is too old (AUTOMATIC1111 before 1.6)."""
+    modules = os.path.join(folder, "modules")
+    if not os.path.isfile(os.path.join(modules, "processing.py")):
+        return None  # not run by a host
+    if os.path.isfile(os.path.join(modules, "sd_samplers_cfg_denoiser.py")):
+        return None
+    return "CR-Diff needs AUTOMATIC1111 1.6 or newer, or Forge: update this WebUI."
+
+
 def main() -> None:
     """Print the complaint, if there is one."""
-    line = python_complaint(sys.version_info[:2]) or torch_complaint(installed_torch())
+    line = (
+        python_complaint(sys.version_info[:2])
+        or torch_complaint(installed_torch())
+        or host_complaint(os.getcwd())
+    )
     if line:
         print(line)
 

@@ -95,7 +95,7 @@ def _from_stored(
     height, width = size
     label, at = family.label, f"{height}x{width}"
     if not stored or family.native is None:
-        hint = f"no stored ratios for {label}: search or set them"
+        hint = f"{at}: no stored ratios for {label}: search or set them"
         return _inactive(settings, "no-stored", hint)
     native_area = family.native[0] * family.native[1]
     side = _side(height * width, native_area)
@@ -108,9 +108,8 @@ def _from_stored(
     if not candidates:
         where = {-1: "below", 0: "at", 1: "above"}[side]
         native = f"{family.native[0]}x{family.native[1]}"
-        hint = (
-            f"no stored ratios for {label} {where} its native area ({native}): search or set them"
-        )
+        where = f"{where} its native area ({native})"
+        hint = f"{at}: no stored ratios for {label} {where}: search or set them"
         return _inactive(settings, "other-side", hint)
     nearest = min(candidates, key=lambda preset: _distance(preset, height, width))
     far = _distance(nearest, height, width)[0]

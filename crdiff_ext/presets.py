@@ -139,7 +139,7 @@ def load_presets(path: str | Path, missing_ok: bool = False) -> list[Preset]:
 def import_presets(text: str) -> list[Preset]:
     """Entries from the text of a presets file. Raises CRDiffError; never a part of them."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CRDiffError(f"not JSON: {error}") from error
     if not isinstance(data, dict) or set(data) != {"version", "presets"}:
@@ -158,6 +158,11 @@ def import_presets(text: str) -> list[Preset]:
             )
         seen.add(preset.key)
     return presets
+
+
+def _refuse_constant(name: str) -> None:
+    """Python reads NaN and Infinity, which are not JSON."""
+    raise ValueError(f"{name} is not allowed")
 
 
 def export_presets(presets: Iterable[Preset]) -> str:

@@ -59,6 +59,14 @@ class CRDiffScript(scripts.Script):
         """Before each sampling, in hosts that have this hook."""
         ADAPTER.before_sampling(p)
 
+    def before_hr(self, p: Any, *args: Any) -> None:
+        """Between the two passes of hires fix."""
+        session.sampled(p)
+
+    def post_sample(self, p: Any, *args: Any) -> None:
+        """After the sampling of a batch, before its latents are decoded."""
+        session.sampled(p)
+
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """After a batch was sampled, before its infotext is made."""
         session.finish(p)

@@ -25,7 +25,8 @@ from ..families import UNKNOWN, identify_module
 from ..patch import fresh
 from ..pruning import PrunePlan
 from ..weights import PrunedWeights
-from .job import Actor, Job, ModelFacts, Record, latent_size
+from .actor import Actor
+from .job import Job, ModelFacts, Record, latent_size
 
 logger = logging.getLogger("crdiff")
 

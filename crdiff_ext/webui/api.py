@@ -102,7 +102,7 @@ def listed(library: Library) -> dict[str, Any]:
     """All stored ratios, the user's over the ones that ship; and what is wrong with the file."""
     return {
         "presets": [preset.to_dict() for preset in library.presets()],
-        "complaint": library.complaint or None,
+        "complaint": library.public_complaint or None,
     }
 
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
+from .actor import Actor
 from .forge_models import Models
 from .forge_weights import ForgeWeights, Online, copy_bytes
-from .job import Actor, Job, ModelFacts, decide_for, latent_size
+from .job import Job, ModelFacts, decide_for, latent_size
 
 logger = logging.getLogger("crdiff")
 

@@ -37,11 +37,12 @@ class Models:
     def facts_of(self, sd_model: Any) -> ModelFacts:
         """A loaded model's family and name."""
         model = sd_model.forge_objects.unet.model
-        if self._loaded is None or self._loaded[0]() is not model:
-            self._loaded = (weakref.ref(model), _examine(sd_model, model, self._online))
+        loaded = self._loaded  # the page's threads may replace it meanwhile
+        if loaded is None or loaded[0]() is not model:
+            loaded = self._loaded = (weakref.ref(model), _examine(sd_model, model, self._online))
         info = getattr(sd_model, "sd_checkpoint_info", None)
         # The hash may come later than the model: the host computes it when it has the time.
-        return replace(self._loaded[1], hash=_hash(info))
+        return replace(loaded[1], hash=_hash(info))
 
     def chosen(self) -> ModelFacts | None:
         """The model of the next generation.
@@ -63,9 +64,10 @@ class Models:
         if path.suffix != ".safetensors" or not path.is_file():
             return None
         state = (path, path.stat().st_mtime_ns)
-        if self._file is None or self._file[0] != state:
-            self._file = (state, ModelFacts(_family_in(path), path.stem))
-        return self._file[1]
+        known = self._file
+        if known is None or known[0] != state:
+            known = self._file = (state, ModelFacts(_family_in(path), path.stem))
+        return known[1]
 
 
 def _hash(info: Any) -> str:

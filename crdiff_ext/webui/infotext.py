@@ -52,6 +52,10 @@ KEYS = (
 """All keys ever written; the host quotes what has commas or colons (modules/infotext_utils.py)."""
 
 
+MAX_TOLERANCE = 0.5
+"""The largest tolerance of native size that the settings page offers."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """Gives one argument's value for a pasted infotext, None to leave its component alone.
@@ -88,6 +92,11 @@ def clear(params: MutableMapping[str, Any]) -> None:
         params.pop(key, None)
 
 
+def without(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``params`` without keys of ours."""
+    return {key: value for key, value in params.items() if key not in KEYS}
+
+
 def write(params: MutableMapping[str, Any], job: Job) -> None:
     """Put what really ran into the host's ``extra_generation_params``, instead of what was there.
 
@@ -97,10 +106,11 @@ def write(params: MutableMapping[str, Any], job: Job) -> None:
     clear(params)
     if not job.acted():
         return
-    texts = _common(job.settings)
+    texts = _common(job)
     as_ran = {**texts, **_as_ran(job)}
     same = _runs_again(job, settings_from({**DEFAULTS, **values_in(as_ran)}))
-    params.update(as_ran if same else {**texts, **_as_asked(job)})
+    whole = not any(record.failed for record in job.records)
+    params.update(as_ran if same and whole else {**texts, **_as_asked(job)})
 
 
 def values_in(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,8 +138,9 @@ def values_in(params: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _common(settings: Settings) -> dict[str, str]:
-    """The keys that don't depend on what was decided."""
+def _common(job: Job) -> dict[str, str]:
+    """The keys that don't depend on the ratios."""
+    settings = job.settings
     texts = {VERSION: __version__}
     if settings.mode == "always":
         texts[MODE] = "always"
@@ -137,10 +148,17 @@ def _common(settings: Settings) -> dict[str, str]:
         texts[K] = _number(settings.k)
     if (settings.start, settings.end) != (0.0, 1.0):
         texts[WINDOW] = f"{_number(settings.start)}-{_number(settings.end)}"
-    usual = Settings.native_area_tolerance
-    if settings.mode == "auto" and settings.native_area_tolerance != usual:
+    if settings.mode == "auto" and any(map(_may_be_native, job.acted())):
         texts[TOLERANCE] = _number(settings.native_area_tolerance)  # an option's infotext key
     return texts
+
+
+def _may_be_native(record: Record) -> bool:
+    """Whether it acted only because of the tolerance of native sizes in force."""
+    if record.native is None:
+        return False
+    relative = record.height * record.width / (record.native[0] * record.native[1])
+    return abs(relative - 1) <= MAX_TOLERANCE
 
 
 def _as_ran(job: Job) -> dict[str, str]:
@@ -151,8 +169,11 @@ def _as_ran(job: Job) -> dict[str, str]:
     if first:
         texts[RATIOS] = _ratios(first[0])
         texts.update(_preset(PRESET, first[0].decision))
+    elif job.settings.ratios is not None and all(r.part == "hires" for r in job.records):
+        # the hires pass alone was made, of an image drawn before: it goes by the first's sliders
+        texts[RATIOS] = _slashed(job.settings.ratios)
     if hires:
-        if not first or _ratios(hires[0]) != _ratios(first[0]):
+        if _ratios(hires[0]) != texts.get(RATIOS):
             texts[HIRES_RATIOS] = _ratios(hires[0])
         texts.update(_preset(HIRES_PRESET, hires[0].decision))
     if len({record.part for record in job.records}) == 2 and not (first and hires):
@@ -180,6 +201,8 @@ def _as_asked(job: Job) -> dict[str, str]:
         texts[REFINER] = "off"
     ran = [f"{r.part}{' refiner' if r.refiner else ''} {_ratios(r)}" for r in job.acted()]
     texts[RAN] = "; ".join(dict.fromkeys(ran))
+    if any(record.failed for record in job.records):
+        texts[RAN] += " (failed midway, finished densely)"
     return texts
 
 

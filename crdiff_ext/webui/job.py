@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from ..amplify import Amplifier, PassCounts, Window
-from ..blocks import PrunableWeight
+from ..amplify import Window
 from ..decide import Decision, decide
-from ..errors import CRDiffError
 from ..families import Family
-from ..patch import combine_outputs
-from ..plan_cache import PlanCache
 from ..presets import Preset
-from ..pruning import PrunePlan, make_plan
 from ..settings import Settings
+from .actor import Actor, WeightSource
 
 logger = logging.getLogger("crdiff")
-
-PLANS = PlanCache()
 
 
 @dataclass(frozen=True)
@@ -48,103 +41,6 @@ class ModelFacts:
     hash: str = ""
 
 
-class WeightSource(Protocol):
-    """Where a pruned pass gets its weights: one UNet of a host."""
-
-    def key(self) -> Hashable:
-        """Everything that its thresholds depend on, device apart; cheap, asked at each call."""
-
-    def weights(self) -> Iterable[PrunableWeight]:
-        """The effective weights, LoRA included; valid after a dense pass."""
-
-    def pruned(self, plan: PrunePlan) -> AbstractContextManager[None]:
-        """Inside, a forward sees pruned weights; undone whatever happens."""
-
-    def free(self) -> None:
-        """Let go of masked copies."""
-
-
-class Actor:
-    """A decision to act, on one UNet: each call is a dense pass, a pruned pass, and their mix.
-
-    The plan is made after the first dense pass, because hosts merge LoRAs during it, and again
-    whenever the source's key has changed since.
-
-    Args:
-        decision: one that acts.
-        window: part of the schedule to act in.
-        source: the UNet's weights.
-        fail: told the sentence of a CRDiffError (damaged weights, say); unless it raises, the
-            actor makes dense passes only from then on.
-    """
-
-    def __init__(
-        self,
-        decision: Decision,
-        window: Window,
-        source: WeightSource,
-        fail: Callable[[str], None],
-    ) -> None:
-        assert decision.ratios is not None
-        self.failed = False
-        self._fail = fail
-        self.decision = decision
-        self._ratios = decision.ratios
-        self._source = source
-        self._amplifier = Amplifier(decision.k, window, always_dense=True)
-        self._key: Hashable = None
-        self._plan: PrunePlan | None = None
-
-    @property
-    def stats(self) -> PassCounts:
-        """Dense and pruned passes made so far."""
-        return self._amplifier.stats
-
-    @property
-    def is_noop(self) -> bool:
-        """Whether the plan is known by now and prunes nothing (ratios too small)."""
-        return self._plan is not None and self._plan.is_noop
-
-    def __call__(self, call: Callable[[], Any], fraction: float | None) -> Any:
-        """Both passes of ``call``, which must bring fresh arguments each time, and their mix.
-
-        Outputs as for ``patch.combine_outputs``; ``fraction`` of the schedule as for ``Window``.
-        """
-        outputs: list[Any] = []
-
-        def dense() -> Any:
-            outputs.append(call())
-            return outputs[0]
-
-        pruned = None if self.failed or self.is_noop else lambda: self._pruned(call)
-        try:
-            return self._amplifier(dense, pruned, combine_outputs, fraction)
-        except CRDiffError as error:
-            self.failed = True
-            self.free()
-            self._fail(str(error))
-            return outputs[0] if outputs else call()
-        except BaseException:
-            self.free()  # nobody tells a script that a generation failed
-            raise
-
-    def plan(self) -> PrunePlan:
-        """The thresholds of the weights as they are now; call it after a dense pass."""
-        key = (self._source.key(), self._ratios)
-        if self._plan is None or key != self._key:
-            self._plan = PLANS.get(key, lambda: make_plan(self._source.weights(), self._ratios))
-            self._key = key
-        return self._plan
-
-    def free(self) -> None:
-        """Let go of masked copies of weights."""
-        self._source.free()
-
-    def _pruned(self, call: Callable[[], Any]) -> Any:
-        with self._source.pruned(self.plan()):
-            return call()
-
-
 @dataclass
 class Record:
     """One stretch of a generation on one model at one size."""
@@ -155,14 +51,18 @@ class Record:
     height: int
     width: int
     decision: Decision
+    native: tuple[int, int] | None = None  # height, width that the model was trained for
     actor: Actor | None = None
 
     @property
     def pruned_passes(self) -> int:
-        """Forwards made in this stretch with weights really pruned."""
-        if self.actor is None or self.actor.is_noop or self.actor.failed:
-            return 0
-        return self.actor.stats.pruned_passes
+        """Forwards finished in this stretch with weights really pruned."""
+        return 0 if self.actor is None else self.actor.pruned_passes
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error ended the acting before the stretch did."""
+        return self.actor is not None and self.actor.failed
 
 
 @dataclass
@@ -175,6 +75,7 @@ class Job:
         say: shows a sentence to the user (the image's comments); given by the script.
         fail: what an error in the middle of sampling does besides: raise, or nothing.
         log: keeps each decision and notice for a problem report.
+        began: called after the first pruned pass of each stretch.
         records: each stretch so far, in order.
     """
 
@@ -183,6 +84,7 @@ class Job:
     say: Callable[[str], None] = lambda sentence: None
     fail: Callable[[str], None] = lambda sentence: None
     log: Callable[[str], None] = lambda sentence: None
+    began: Callable[[], None] = lambda: None
     records: list[Record] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
     _by_place: dict[Hashable, tuple[weakref.ref[Any], Record]] = field(default_factory=dict)
@@ -216,10 +118,10 @@ class Job:
         self.log(decision.sentence)
         if decision.code == "refused":
             self.notice(decision.sentence)
-        made = Record(part, refiner, found.checkpoint, *size, decision)
+        made = Record(part, refiner, found.checkpoint, *size, decision, found.family.native)
         if decision.act and source is not None:
             window = Window(self.settings.start, self.settings.end)
-            made.actor = Actor(decision, window, source(), self._failed)
+            made.actor = Actor(decision, window, source(), self._failed, self.began)
         self._by_place[place] = (weakref.ref(model), made)
         self.records.append(made)
         return made

@@ -42,6 +42,11 @@ class Library:
         self._seen: Hashable = None
         self._own: list[Preset] = []
 
+    @property
+    def public_complaint(self) -> str:
+        """The same without the folder, for whoever can reach the API."""
+        return self.complaint.replace(str(self.path.parent), "...")
+
     def presets(self) -> list[Preset]:
         """All entries. Never raises: with a file that can't be used, those that ship."""
         return merge(self.own(), self._builtin)

@@ -46,7 +46,7 @@ def register() -> None:
 
 def add() -> None:
     """Add the options to ``shared.opts`` (modules/options.py)."""
-    tolerance = {"minimum": 0.0, "maximum": 0.5, "step": 0.01}
+    tolerance = {"minimum": 0.0, "maximum": infotext.MAX_TOLERANCE, "step": 0.01}
     _add(MODE, "When to act, when the page opens", gr.Radio, _choices(MODE)).needs_reload_ui()
     _add(
         TOLERANCE,
@@ -55,7 +55,9 @@ def add() -> None:
         tolerance,
         infotext=infotext.TOLERANCE,
     ).info("0.1 is 10 %; in Auto nothing is done to native sizes")
-    _add(INNER, "Act inside ADetailer's inner passes too", gr.Checkbox, {})
+    _add(INNER, "Act inside ADetailer's inner passes too", gr.Checkbox, {}).info(
+        'ADetailer must let it: add crdiff to its setting "Script names to apply"'
+    )
     _add(MEMORY, "Memory mode where the panel says auto", gr.Radio, _choices(MEMORY)).info(
         "recompute: no extra memory; copy: faster, and holds a second copy of the pruned layers"
     )

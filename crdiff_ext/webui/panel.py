@@ -136,6 +136,9 @@ def _main_controls(script: Any, parts: dict[str, Any]) -> None:
             value=options.default_mode(),
             info="auto: at sizes that the model was not trained for; always: at its own size too",
         )
+        # What a host saves of the page would win over the settings page for good
+        # (modules/ui_loadsave.py).
+        parts["mode"].do_not_save_to_config = True
         parts["ratios"] = _radio(
             script, "ratios", info="stored: by model and size; set: the three sliders"
         )

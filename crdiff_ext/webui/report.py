@@ -58,7 +58,6 @@ def ran(job: Job) -> None:
 def collect(adapter: Adapter, library: Library) -> dict[str, Any]:
     """The report as plain JSON values; no prompts, no passwords, no folders."""
     facts = adapter.loaded_model()
-    complaint = library.complaint.replace(str(library.path.parent), "...")
     return {
         "crdiff": __version__,
         "python": platform.python_version(),
@@ -73,7 +72,7 @@ def collect(adapter: Adapter, library: Library) -> dict[str, Any]:
             "refused": facts.refused,
         },
         "settings": options.current(),
-        "presets": {"count": len(library.presets()), "complaint": complaint},
+        "presets": {"count": len(library.presets()), "complaint": library.public_complaint},
         "extensions": sorted(extension.name for extension in extensions.active()),
         "log": list(LOG),
     }

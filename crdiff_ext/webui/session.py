@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,9 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
     the image says so and is drawn densely.
     """
     p.crdiff_job = None
-    infotext.clear(p.extra_generation_params)
+    # A dictionary of its own: the cells of a grid share one, and so do some extensions' inner
+    # generations with the outer one, whose keys must stay.
+    p.extra_generation_params = infotext.without(p.extra_generation_params)
     if getattr(p, "_ad_inner", False) and not options.inner_passes():
         return  # ADetailer's second look at a face
     try:
@@ -40,14 +43,36 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
         return
     if settings.mode != "off":
         report.asked(settings)
-        quiet = options.notice_level() == "quiet"
-        p.crdiff_job = Job(
-            settings,
-            library.presets(),
-            say=(lambda sentence: None) if quiet else p.comment,
-            fail=answer if getattr(p, "is_api", False) else lambda sentence: None,
-            log=report.remember,
-        )
+        job = Job(settings, library.presets(), say=_comments(p), log=report.remember)
+        if getattr(p, "is_api", False):
+            job.fail = answer
+        # At once, for images that the host saves before the hires pass (modules/processing.py).
+        job.began = _writes(p, job)
+        p.crdiff_job = job
+
+
+def _writes(p: Any, job: Job) -> Callable[[], None]:
+    """Writes what ran so far; refers to both weakly, because each has the other."""
+    alive, of = weakref.ref(p), weakref.ref(job)
+
+    def write() -> None:
+        found, ran = alive(), of()
+        if found is not None and ran is not None:
+            infotext.write(found.extra_generation_params, ran)
+
+    return write
+
+
+def _comments(p: Any) -> Callable[[str], None]:
+    """Puts a sentence among the comments of ``p``, which has the job and is referred to weakly."""
+    alive = weakref.ref(p)
+
+    def say(sentence: str) -> None:
+        found = alive()
+        if found is not None and options.notice_level() != "quiet":
+            found.comment(sentence)
+
+    return say
 
 
 def asked_for(p: Any, args: Sequence[Any]) -> Settings:
@@ -75,6 +100,13 @@ def refuse(p: Any, sentence: str) -> None:
 def answer(sentence: str) -> NoReturn:
     """Raise what the host's API turns into HTTP 422 with ``sentence`` as its detail."""
     raise HTTPException(status_code=422, detail=f"CR-Diff: {sentence}")
+
+
+def sampled(p: Any) -> None:
+    """Sampling is over, or its first pass: what follows (VAE, upscaler) needs the memory."""
+    job: Job | None = getattr(p, "crdiff_job", None)
+    if job is not None:
+        job.free()
 
 
 def finish(p: Any) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -16,13 +17,15 @@ import numpy as np
 from PIL import Image
 
 TITLE = "CR-Diff"
+STEPS = int(os.environ.get("CRDIFF_LIVE_STEPS", "4"))
+SIDE = int(os.environ.get("CRDIFF_LIVE_SIDE", "128"))  # pixels
 OFF: dict[str, Any] = {"enabled": False}
 BASE: dict[str, Any] = {
     "prompt": "a (cat:1.2) on a mat",
     "negative_prompt": "blurry",
-    "steps": 4,
-    "width": 128,
-    "height": 128,
+    "steps": STEPS,
+    "width": SIDE,
+    "height": SIDE,
     "seed": 1,
     "sampler_name": "Euler",
     "cfg_scale": 7,

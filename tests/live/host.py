@@ -140,6 +140,8 @@ def running(
     port = _free_port()
     places = ["--data-dir", str(data), "--ckpt-dir", str(checkpoint.parent)]
     places += ["--lora-dir", str(data / "models/Lora"), "--port", str(port)]
+    # Forge serves only its folder of data; with one elsewhere, not even its own scripts.
+    places += ["--gradio-allowed-path", str(installation.folder)]
     places += ["--crdiff-presets", str(data / "presets.json"), "--ckpt", str(checkpoint)]
     command = [installation.python, "launch.py", *_FLAGS[installation.kind], *places, *flags]
     began = time.monotonic()

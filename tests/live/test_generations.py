@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.live.client import OFF, Client, Refused, on
+from tests.live.client import OFF, SIDE, Client, Refused, on
 from tests.live.conftest import Draw
 from tests.live.lora import write_lora
 
@@ -166,7 +166,7 @@ def test_hires(draw: Draw, server: Any, upscaler: str) -> None:
     off = draw("off", OFF, **hires)
     first_pass = draw("one pass", OFF).dense
     assert off.dense > first_pass
-    assert off.pixels[0].shape[:2] == (192, 192)
+    assert off.pixels[0].shape[:2] == (SIDE * 3 // 2,) * 2
     assert draw("prunes nothing", NOTHING, **hires).hash == off.hash
     both = draw("both", on(), **hires)
     assert both.passes == (off.dense, off.dense)
@@ -181,7 +181,7 @@ def test_hires(draw: Draw, server: Any, upscaler: str) -> None:
     assert draw("off again", OFF, **hires).hash == off.hash
 
 
-def _mask(size: int = 128) -> str:
+def _mask(size: int = SIDE) -> str:
     import base64
 
     picture = Image.new("L", (size, size), 0)
@@ -232,7 +232,7 @@ def test_batch_of_two_by_two(draw: Draw) -> None:
         ("tiling", {"tiling": True}),
         ("long prompt", {"prompt": "a cat, " * 60}),
         ("cond and uncond apart", {"override_settings": {"batch_cond_uncond": False}}),
-        ("not square", {"width": 192, "height": 128}),
+        ("not square", {"width": SIDE * 3 // 2}),
     ],
 )
 def test_ways_of_sampling(draw: Draw, name: str, body: dict[str, Any]) -> None:

@@ -85,10 +85,12 @@ def test_the_other_axes(draw: Draw, client: Client) -> None:
     ],
 )
 def test_an_infotext_through_the_api_gives_the_same_image(
-    draw: Draw, client: Client, args: dict[str, Any]
+    draw: Draw, server: Any, args: dict[str, Any]
 ) -> None:
     drawn = draw("on", args)
-    body = dict.fromkeys(BASE)  # all of it has to come from the text
+    body: dict[str, Any] = dict.fromkeys(BASE)  # all of it has to come from the text
+    if server.kind == "forge":
+        body["styles"] = []  # its own infotext code fails without (modules/api/api.py)
     again = draw("from the infotext", **body, infotext=drawn.infotext)
     assert again.hash == drawn.hash
     assert again.pruned == drawn.pruned > 0

@@ -1,4 +1,4 @@
-"""Run by a test in a fresh interpreter: import crdiff_ext as a WebUI does, then use it.
+"""Run by a test in a fresh interpreter: import the core as a WebUI does, then use it.
 
 A host puts the extension's folder on sys.path while it loads the script and takes it away after.
 From then on, this refuses every import of something that is not loaded yet and is ours.
@@ -7,7 +7,6 @@ From then on, this refuses every import of something that is not loaded yet and 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -30,8 +29,6 @@ def main(extension: Path) -> None:
     package = importlib.import_module("crdiff_ext")
     names = [path.stem for path in (extension / "crdiff_ext").glob("*.py")]
     core = {name: importlib.import_module(f"crdiff_ext.{name}") for name in names}
-    script = importlib.util.spec_from_file_location("crdiff.py", extension / "scripts/crdiff.py")
-    script.loader.exec_module(importlib.util.module_from_spec(script))
     sys.path.remove(str(extension))
     sys.meta_path.insert(0, Refuse)
 

@@ -190,6 +190,17 @@ def test_install_hook_names_what_is_too_old(root: Path) -> None:
     assert "no torch" in hook.torch_complaint(None)
 
 
+def test_install_hook_knows_an_old_webui(root: Path, tmp_path: Path) -> None:
+    """By what it has: the denoiser's own file came with AUTOMATIC1111 1.6."""
+    hook = load(root / "install.py")
+    assert hook.host_complaint(str(tmp_path)) is None
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "processing.py").touch()
+    assert "1.6" in hook.host_complaint(str(tmp_path))
+    (tmp_path / "modules" / "sd_samplers_cfg_denoiser.py").touch()
+    assert hook.host_complaint(str(tmp_path)) is None
+
+
 def test_install_hook_parses_on_old_pythons(root: Path) -> None:
     ast.parse((root / "install.py").read_text(), feature_version=(3, 7))
 

@@ -15,6 +15,7 @@ from crdiff_ext.settings import Settings
 from crdiff_ext.webui import infotext
 from crdiff_ext.webui.arguments import ARGUMENTS, NAMES
 from crdiff_ext.webui.job import ModelFacts
+from crdiff_ext.webui.library import Library
 from tests.webui.fakes import plumbing
 from tests.webui.jobs import PRESETS
 
@@ -25,6 +26,7 @@ testclient = pytest.importorskip("fastapi.testclient", reason="fastapi's client 
 
 class Library:
     complaint, path = "", Path("presets.user.json")
+    public_complaint = Library.public_complaint
 
     def presets(self):
         return PRESETS

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from crdiff_ext.settings import Settings
+from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.forge_weights import ForgeWeights, is_exact_cast
-from crdiff_ext.webui.job import PLANS
 from tests.core.tiny import sd15_ldm_shapes
 from tests.webui.fakes.forge import Linear, UNet
 from tests.webui.fakes.forge_world import (

@@ -238,12 +238,44 @@ def test_a_damaged_infotext_is_told_once_and_changes_nothing(key, text, caplog):
     assert "is not used" in caplog.messages[0]
 
 
-def test_a_tolerance_of_ones_own_is_an_option_that_comes_along():
-    wide = Settings(native_area_tolerance=0.2)
-    params = written(generate(wide, SQUARE)[0])
-    assert params[infotext.TOLERANCE] == "0.2"
-    always = Settings(mode="always", native_area_tolerance=0.2)
-    assert infotext.TOLERANCE not in written(generate(always, SQUARE)[0])
+NEAR_NATIVE = [Stretch("first", "sdxl", 1024, 1200)]  # 17 % more than its area
+
+
+def test_the_tolerance_is_written_where_it_decides():
+    """Also the default one: without the key a host keeps the option that it has by then."""
+    by_hand = Settings(ratios=A)
+    assert written(generate(by_hand, NEAR_NATIVE)[0])[infotext.TOLERANCE] == "0.1"
+    strict = Settings(ratios=A, native_area_tolerance=0.05)
+    assert written(generate(strict, NEAR_NATIVE)[0])[infotext.TOLERANCE] == "0.05"
+    always = Settings(mode="always", ratios=A)
+    assert infotext.TOLERANCE not in written(generate(always, NEAR_NATIVE)[0])
+    far = Settings(native_area_tolerance=0.2)
+    assert infotext.TOLERANCE not in written(generate(far, SQUARE)[0])  # a quarter of its area
+
+
+def test_the_hires_pass_of_an_image_drawn_before():
+    """The page's button that upscales a finished image makes no first pass."""
+    only = [SMALL_THEN_LARGE[1]]
+    job, ran = generate(Settings(mode="always", ratios=A), only)
+    params = written(job)
+    assert params[infotext.RATIOS] == "0.3/0.2/0.1"
+    assert infotext.HIRES_RATIOS not in params
+    assert again(params, only, PRESETS) == ran
+    own = Settings(mode="always", ratios=A, hires="set", hires_ratios=B)
+    job, ran = generate(own, only)
+    params = written(job)
+    assert (params[infotext.RATIOS], params[infotext.HIRES_RATIOS]) == (
+        "0.3/0.2/0.1",
+        "0.5/0.4/0.25",
+    )
+    assert again(params, only, PRESETS) == ran
+
+
+def test_an_image_that_failed_midway_says_so():
+    job, _ = generate(Settings(), SQUARE)
+    job.records[0].actor.failed = True
+    params = written(job)
+    assert params[infotext.RAN] == f"first {STORED} (failed midway, finished densely)"
 
 
 NASTY = [

@@ -15,7 +15,8 @@ from crdiff_ext.families import FAMILIES
 from crdiff_ext.pruning import make_plan
 from crdiff_ext.settings import Ratios, Settings
 from crdiff_ext.webui import job as job_module
-from crdiff_ext.webui.job import Actor, Job, ModelFacts, decide_for, inactive, latent_size
+from crdiff_ext.webui.actor import PLANS, Actor
+from crdiff_ext.webui.job import Job, ModelFacts, decide_for, inactive, latent_size
 from crdiff_ext.weights import PrunedWeights
 from tests.core.pruned import X, reference
 from tests.core.tiny import LDM_BLOCKS, TinyUNet
@@ -26,9 +27,9 @@ RATIOS = Ratios(0.3, 0.2, 0.6)
 
 @pytest.fixture(autouse=True)
 def empty_cache():
-    job_module.PLANS.clear()
+    PLANS.clear()
     yield
-    job_module.PLANS.clear()
+    PLANS.clear()
 
 
 class UNetSource(Source):
@@ -356,7 +357,7 @@ def test_the_cache_of_plans_is_bounded():
         source = Source()
         source.version = index
         actor(source)(lambda: torch.ones(1), None)
-    assert len(job_module.PLANS) == 32
+    assert len(PLANS) == 32
 
 
 def test_latent_size_is_height_then_width():
@@ -371,3 +372,57 @@ def test_the_pruned_output_must_be_one_that_can_be_mixed():
     assert "gave a str" in told[0]
     with pytest.raises(CRDiffError):
         Window(0.5, 0.5)
+
+
+def test_an_output_in_a_buffer_that_the_next_call_clears_is_kept():
+    """Mixture of Diffusers answers so."""
+    source, buffer, values = Source(), torch.zeros(1), iter((1.0, 3.0))
+
+    def call():
+        return buffer.fill_(next(values))
+
+    assert actor(source)(call, None).item() == pytest.approx(1 + 1.5 * (3 - 1))
+
+
+def test_both_passes_draw_the_same_noise():
+    """What draws inside the UNet must not look like an effect of pruning."""
+    seen = []
+
+    def call():
+        seen.append(torch.randn(3))
+        return seen[-1]
+
+    torch.manual_seed(0)
+    mixed = actor(Source())(call, None)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(mixed, seen[0])
+    after = torch.randn(1)
+    torch.manual_seed(0)
+    torch.randn(3)
+    assert torch.equal(torch.randn(1), after)  # as if there had been one pass
+
+
+def test_began_is_told_once_after_the_first_pruned_pass():
+    told = []
+    source = Source()
+    act = Actor(
+        acting(), Window(), source, lambda s: None, lambda: told.append(list(source.events))
+    )
+    for _ in range(3):
+        act(lambda: torch.ones(1), None)
+    assert told == [["weights", "enter", "leave"]]
+
+
+def test_a_pass_that_was_not_finished_is_not_counted():
+    source, calls = Source(), []
+
+    def call():
+        calls.append(None)
+        if len(calls) == 4:
+            raise CRDiffError("the weights are damaged")
+        return torch.ones(1)
+
+    act = actor(source)
+    act(call, None)
+    act(call, None)
+    assert (act.pruned_passes, act.failed) == (1, True)

@@ -187,7 +187,7 @@ def say(webui, library, family="sdxl", tab="txt2img", page=PAGE, **values):
         ("sdxl", {"width": 1024, "height": 1024}, {}, "inactive", NATIVE),
         ("sdxl", {"width": 560, "height": 400}, {}, "acts", "SDXL 400x560: ratios 0.397"),
         ("sd15", {"width": 512, "height": 768}, {}, "inactive",
-         "no stored ratios for SD1.5: search or set them"),
+         "768x512: no stored ratios for SD1.5: search or set them"),
         ("sd15", {"width": 512, "height": 768}, {"ratios": "set", "mid": 0.25}, "acts",
          "SD1.5 768x512: ratios 0.3 / 0.25 / 0.3 (set by hand)"),
         ("sdxl", PAGE, {"mode": "off"}, "off", "CR-Diff is switched off"),

@@ -12,6 +12,7 @@ from crdiff_ext import __version__
 from crdiff_ext.families import FAMILIES
 from crdiff_ext.settings import Ratios, Settings
 from crdiff_ext.webui.job import ModelFacts
+from crdiff_ext.webui.library import Library
 from tests.webui.fakes import plumbing
 from tests.webui.jobs import NATIVE_THEN_LARGE, PRESETS, WITH_REFINER, generate
 
@@ -19,7 +20,8 @@ pytest.importorskip("gradio", reason="the report reads the settings page, which 
 
 
 class Library:
-    path = Path("/home/somebody/folder/presets.user.json")
+    path = Path("/srv/somebody/folder/presets.user.json")
+    public_complaint = Library.public_complaint
     complaint = f"the presets file {path} is damaged"
 
     def presets(self):

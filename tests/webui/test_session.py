@@ -204,6 +204,51 @@ def test_failure_in_sampling(host) -> None:
     assert caught.value.status_code == 422
 
 
+def test_what_began_is_written_at_once(host) -> None:
+    """Hosts save the image before the hires pass with what is there by then."""
+    p = Processing()
+    start(host, p)
+    draw(p)
+    assert p.extra_generation_params["CR-Diff ratios"] == "0.397/0.434/0.387"
+
+
+def test_an_inner_generation_leaves_the_outer_ones_parameters(host) -> None:
+    outer, inner = Processing(), Processing()
+    start(host, outer)
+    draw(outer)
+    host.session.finish(outer)
+    before = dict(outer.extra_generation_params)
+    inner._ad_inner, inner.extra_generation_params = True, outer.extra_generation_params
+    start(host, inner)
+    host.session.finish(inner)
+    assert outer.extra_generation_params == before
+
+
+def test_copies_are_let_go_before_decoding(host) -> None:
+    p = Processing()
+    host.session.sampled(p)
+    start(host, p)
+    record = draw(p)
+    host.session.sampled(p)
+    assert record.actor._source.events[-1] == "free"
+
+
+def test_a_generation_is_not_kept_alive_by_its_own_job(host) -> None:
+    import gc
+    import weakref
+
+    p = Processing()
+    start(host, p)
+    draw(p)
+    alive = weakref.ref(p)
+    gc.disable()
+    try:
+        del p
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
 def test_end_frees_and_may_come_without_a_job(host) -> None:
     p = Processing()
     host.session.end(p)

@@ -9,8 +9,8 @@ import pytest
 
 from crdiff_ext.pruning import make_plan
 from crdiff_ext.settings import Ratios
-from crdiff_ext.webui import job as job_module
-from crdiff_ext.webui.job import PLANS
+from crdiff_ext.webui import actor as actor_module
+from crdiff_ext.webui.actor import PLANS
 from tests.webui.a1111.bench import Bench
 
 
@@ -32,5 +32,5 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         made.append(make_plan(weights, ratios))
         return made[-1]
 
-    monkeypatch.setattr(job_module, "make_plan", counted)
+    monkeypatch.setattr(actor_module, "make_plan", counted)
     return made

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from crdiff_ext.settings import Ratios, Settings
+from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.forge import ForgeAdapter
-from crdiff_ext.webui.job import PLANS, Job
+from crdiff_ext.webui.job import Job
 from tests.webui.fakes.forge import UNet
 from tests.webui.fakes.forge_process import Engine, Host, Processing
 
