@@ -120,17 +120,17 @@ def _open_file(path: Path) -> _Source:
         with open(path, "rb") as file:
             start = file.read(len(_LFS))
     except OSError as error:
-        raise CRDiffError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CRDiffError(f"{path} cannot be read: {error.strerror}") from error
     if not start:
-        raise CRDiffError(f"{path} is empty (0 bytes): copy or download it again.")
+        raise CRDiffError(f"{path} is empty (0 bytes): copy or download it again")
     if start == _LFS:
-        raise CRDiffError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`.")
+        raise CRDiffError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`")
     if path.suffix.lower() in PICKLES:
         return _Pickle(path, zipped=start[:2] == b"PK")
     if start[:4] == b"PK\x03\x04":
         raise CRDiffError(
             f"{path} is a pickle checkpoint under a safetensors name: rename it to .ckpt, or "
-            "convert it to safetensors."
+            "convert it to safetensors"
         )
     return _Safetensors(path)
 
@@ -151,10 +151,10 @@ class _Safetensors:
         except (SafetensorError, OSError) as error:
             raise CRDiffError(
                 f"{path} is not a whole safetensors file ({error}): it was cut short, damaged or "
-                "is something else, so copy or download it again."
+                "is something else, so copy or download it again"
             ) from error
         if not self.infos:
-            raise CRDiffError(f"{path} holds no tensors: it is not a checkpoint.")
+            raise CRDiffError(f"{path} holds no tensors: it is not a checkpoint")
         with open(path, "rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header = json.loads(stream.read(length))
@@ -165,7 +165,7 @@ class _Safetensors:
         if info.dtype is None:
             raise CRDiffError(
                 f"{self.path} stores {name} in a number format that torch does not have: "
-                "use a copy in fp16, bf16 or fp32."
+                "use a copy in fp16, bf16 or fp32"
             )
         size = math.prod(info.shape) * info.dtype.itemsize
         if not size:
@@ -199,12 +199,12 @@ def _unpickle(path: Path, zipped: bool) -> Any:
     except pickle.UnpicklingError as error:
         raise CRDiffError(
             f"{path} is a pickle that cannot be read without running code from it (or it is "
-            "damaged), so it is refused: convert it to safetensors, or get it in that form."
+            "damaged), so it is refused: convert it to safetensors, or get it in that form"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, AssertionError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CRDiffError(
-            f"{path} is damaged ({reason}): copy or download it again, best as safetensors."
+            f"{path} is damaged ({reason}): copy or download it again, best as safetensors"
         ) from error
 
 
@@ -215,5 +215,5 @@ def _tensors(path: Path, loaded: Any) -> dict[str, torch.Tensor]:
     items = loaded.items() if isinstance(loaded, dict) else ()
     state = {name: value for name, value in items if isinstance(value, torch.Tensor)}
     if not state:
-        raise CRDiffError(f"{path} holds no weights by name: it is not a checkpoint.")
+        raise CRDiffError(f"{path} holds no weights by name: it is not a checkpoint")
     return state

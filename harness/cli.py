@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CRDiffError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        return _fail("Interrupted: run the same command again to go on where it stopped.")
+        return _fail("interrupted: run the same command again to go on where it stopped")
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         return FAILED
@@ -109,17 +109,17 @@ def _sentence(error: BaseException) -> str | None:
         except CRDiffError as full:
             return str(full)
         if isinstance(error, PermissionError):
-            return f"{error.filename} cannot be read or written: check its permissions."
+            return f"{error.filename} cannot be read or written: check its permissions"
         if error.filename is not None and error.errno is not None:
-            return f"{error.filename} cannot be used ({error.strerror}): give another path."
+            return f"{error.filename} cannot be used ({error.strerror}): give another path"
         return None
     if isinstance(error, ModuleNotFoundError):
         top = (error.name or "").partition(".")[0]
         if top in ("", "harness", "crdiff_ext"):
             return None
-        return f"The package {top} is missing: install it with pip install 'crdiff[harness]'."
+        return f"the package {top} is missing: install it with pip install 'crdiff[harness]'"
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return "Out of memory: try a smaller --batch, a smaller --size, or --dtype fp16 on a GPU."
+        return "out of memory: try a smaller --batch, a smaller --size, or --dtype fp16 on a GPU"
     return None
 
 

@@ -29,7 +29,7 @@ def openai_vocabulary() -> tuple[dict[str, int], list[str]]:
         text = gzip.decompress(_archive().read_bytes()).decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise CRDiffError(
-            f"CLIP's vocabulary in open_clip cannot be read ({error}): reinstall open_clip_torch."
+            f"CLIP's vocabulary in open_clip cannot be read ({error}): reinstall open_clip_torch"
         ) from error
     merges = text.split("\n")[1 : _MERGES + 1]
     alphabet = byte_letters()
@@ -44,8 +44,8 @@ def _archive() -> Path:
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         raise CRDiffError(
-            "A single-file checkpoint needs CLIP's vocabulary from the package open_clip_torch: "
-            "install it, or give --config a diffusers folder of the same model."
+            "a single-file checkpoint needs CLIP's vocabulary from the package open_clip_torch: "
+            "install it, or give --config a diffusers folder of the same model"
         )
     return Path(spec.submodule_search_locations[0]) / _ARCHIVE
 

@@ -36,7 +36,7 @@ class Size(NamedTuple):
         match = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
         if not match or not int(match[1]) or not int(match[2]):
             raise CRDiffError(
-                f"Size {text!r} is not understood: write height x width in pixels, such as 512x768."
+                f"size {text!r} is not understood: write height x width in pixels, such as 512x768"
             )
         return cls(int(match[1]), int(match[2]))
 
@@ -45,8 +45,8 @@ class Size(NamedTuple):
         if self.height % step or self.width % step:
             near = Size(*(max(step, round(side / step) * step) for side in self))
             raise CRDiffError(
-                f"Size {self} does not work with {label}: both sides must be multiples of {step}; "
-                f"try {near}."
+                f"size {self} does not work with {label}: both sides must be multiples of {step}; "
+                f"try {near}"
             )
 
 
@@ -57,7 +57,8 @@ class RunConfig:
     ``steps``, ``guidance`` and ``batch`` may be None: the model's own recommendation then
     counts, and after it the authors' code's value (the paper states neither).
     ``ratios`` is "auto" (act on unseen sizes with a stored entry), "stored" (act at every size,
-    also the native one) or three ratios as text (act at every size with these). ``config`` and
+    also the native one) or three ratios as text (act at every size with these). ``k`` None is the
+    stored entry's own, or 1.5 where the ratios are not stored ones. ``config`` and
     ``prediction`` help to load a single file, see ``pipelines.load_pipeline``.
     """
 
@@ -66,7 +67,7 @@ class RunConfig:
     out: Path
     methods: tuple[str, ...] = ("dense", "crdiff")
     ratios: str = "auto"
-    k: float = 1.5
+    k: float | None = None
     seed: int = 0
     steps: int | None = None
     guidance: float | None = None
@@ -81,21 +82,22 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not self.sizes:
-            raise CRDiffError("No size was given: add --size HEIGHTxWIDTH, such as --size 512x512.")
+            raise CRDiffError("no size was given: add --size HEIGHTxWIDTH, such as --size 512x512")
         if not self.methods:
-            raise CRDiffError("No method was given: name at least one, such as --method dense.")
+            raise CRDiffError("no method was given: name at least one, such as --method dense")
         self.given_ratios()
-        check_k(self.k)
+        if self.k is not None:
+            check_k(self.k)
         for name, low in (("steps", 1), ("batch", 1), ("limit", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise CRDiffError(f"--{name} is {value}: it must be at least {low}.")
+                raise CRDiffError(f"--{name} is {value}: it must be at least {low}")
         if self.guidance is not None:
             _within("guidance", self.guidance, 0.0, 100.0)
         if not 0 <= self.seed < 2**63:
-            raise CRDiffError(f"--seed is {self.seed}: it must be between 0 and 2^63 - 1.")
+            raise CRDiffError(f"--seed is {self.seed}: it must be between 0 and 2^63 - 1")
         if self.dtype not in DTYPES:
-            raise CRDiffError(f"--dtype {self.dtype} is not known: use one of {', '.join(DTYPES)}.")
+            raise CRDiffError(f"--dtype {self.dtype} is not known: use one of {', '.join(DTYPES)}")
 
     def given_ratios(self) -> Ratios | None:
         """The ratios that the user typed, or None for "auto" and "stored". Raises CRDiffError."""
@@ -104,7 +106,7 @@ class RunConfig:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # also false for NaN
-        raise CRDiffError(f"--{name} is {value}: it must lie between {low:g} and {high:g}.")
+        raise CRDiffError(f"--{name} is {value}: it must lie between {low:g} and {high:g}")
 
 
 def image_seed(seed: int, index: int) -> int:

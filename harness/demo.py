@@ -15,15 +15,16 @@ import numpy as np
 from crdiff_ext.errors import CRDiffError
 from harness.config import RunConfig, Size
 from harness.embedded.check import check
-from harness.embedded.reward import EmbeddedReward, reference_images
+from harness.embedded.reward import FEATURES, EmbeddedReward, reference_images
 from harness.embedded.scenes import SceneSpec, caption, prompt_set
 from harness.embedded.weights import embedded_model_dir
 from harness.experiment import Experiment
+from harness.frechet import IMAGES_PER_FEATURE, Frechet
 from harness.locate import read_json
 from harness.plan import Cell
 from harness.prompts import PromptSet
 from harness.results import Metric, Scores, build_results, utc_now
-from harness.stats import Frechet, Interval, paired_interval
+from harness.stats import Interval, paired_interval
 from harness.verdict import judge
 
 METHODS = ("dense", "pruned", "crdiff", "native-resize")
@@ -58,8 +59,10 @@ METRICS = (
         "embedded_frechet",
         "embedded Fréchet distance",
         f"Distance of the images' features to those of {REFERENCE_IMAGES} real renders of the same "
-        "captions at the same size, by a small feature network. Biased upwards at small n, and not "
-        "equally for all methods: no interval is given, and small differences mean nothing.",
+        "captions at the same size, by a small feature network. At few images it is biased "
+        "upwards, and not equally for all methods; its difference to dense is corrected for that, "
+        "so it is not just the difference of the two values. The interval needs at least "
+        f"{IMAGES_PER_FEATURE * FEATURES} images.",
         False,
         per_image=False,
         decimals=1,
@@ -79,7 +82,7 @@ def demo_config(out: Path, captions: int, seed: int, sizes: Sequence[str] = ()) 
     specs_at_hand = len(_all_captions())
     if not FEWEST_CAPTIONS <= captions <= specs_at_hand:
         raise CRDiffError(
-            f"--captions is {captions}: it must be between {FEWEST_CAPTIONS} and {specs_at_hand}."
+            f"--captions is {captions}: it must be between {FEWEST_CAPTIONS} and {specs_at_hand}"
         )
     folder = embedded_model_dir()
     own = read_json(folder / "crdiff.json")
@@ -147,8 +150,8 @@ def score_cells(experiment: Experiment, specs: Sequence[SceneSpec]) -> Scores:
             for metric in METRICS
             if metric.per_image
         }
-        distance = references[cell.size].distance(features[cell.id])
-        entry["embedded_frechet"] = _entry(distance, len(features[cell.id]), None)
+        other = features[compared] if compared else None
+        entry["embedded_frechet"] = _frechet(references[cell.size], features[cell.id], other)
         scores.cells[cell.id] = entry
     return scores
 
@@ -171,6 +174,13 @@ def _summary(metric: Metric, cell: str, dense: str | None, scores: Scores) -> di
     values = scores.per_image[cell][metric.name]
     difference = paired_interval(values, scores.per_image[dense][metric.name]) if dense else None
     return _entry(float(values.mean()), len(values), difference)
+
+
+def _frechet(reference: Frechet, features: np.ndarray, dense: np.ndarray | None) -> dict[str, Any]:
+    """The distance; its difference to dense where there are enough images for an interval."""
+    enough = len(features) >= reference.fewest
+    difference = reference.difference(features, dense) if dense is not None and enough else None
+    return _entry(reference.distance(features), len(features), difference)
 
 
 def _entry(value: float, n: int, difference: Interval | None) -> dict[str, Any]:

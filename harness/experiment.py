@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crdiff_ext.decide import Decision, decide
+from crdiff_ext.decide import Decision
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.families import Family
 from crdiff_ext.presets import Preset
-from crdiff_ext.settings import Settings
+from harness.choice import choose
 from harness.config import AUTHORS_GUIDANCE, AUTHORS_STEPS, NOT_IN_PAPER, RunConfig, Size
 from harness.execute import Tally, execute
 from harness.methods import Situation, get_methods
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.pipelines import LoadedPipeline
 
 DEFAULT_STEP = 8
+K_ORIGIN = "the paper's; where stored ratios come with another k, that one is used"
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -112,7 +113,7 @@ def set_scheduler(pipe: Any, name: str) -> None:
         return
     if name not in SCHEDULERS:
         raise CRDiffError(
-            f"Scheduler {name!r} is not known: use default or one of {', '.join(SCHEDULERS)}."
+            f"scheduler {name!r} is not known: use default or one of {', '.join(SCHEDULERS)}"
         )
     import diffusers
 
@@ -134,11 +135,11 @@ def decide_for(
     Raises CRDiffError when ratios or "stored" were asked for and there is nothing to act with.
     """
     given = config.given_ratios()
-    auto = decide(family, *size, Settings(mode="auto", ratios=given, k=config.k), presets)
+    auto = choose(family, size, presets, ratios=given, k=config.k)
     if config.ratios == "auto":
         return auto, False
-    always = Settings(mode="always", ratios=given, k=config.k)
-    return decide(family, *size, always, presets), not auto.act
+    always = choose(family, size, presets, ratios=given, k=config.k, mode="always")
+    return always, not auto.act
 
 
 def make_cells(
@@ -151,7 +152,7 @@ def make_cells(
         size.check_step(step, family.label)
         decision, forced = decide_for(config, family, size, presets)
         for method in methods:
-            drawing = method.choose(Situation(size, family, decision, config.k))
+            drawing = method.choose(Situation(size, family, decision))
             cells.append(
                 Cell(size, method, decision, drawing, forced and drawing.kind == "amplified")
             )
@@ -180,13 +181,14 @@ def open_experiment(
     if loaded.family.name == "unknown":
         raise CRDiffError(
             f"{loaded.model_id} is not a model that CR-Diff knows: use an SD1.5, SD2 or SDXL "
-            "checkpoint."
+            "checkpoint"
         )
     set_scheduler(loaded.pipe, config.scheduler)
     stored = stored_presets() if presets is None else presets
     cells = make_cells(config, loaded.family, stored, loaded.family.step or DEFAULT_STEP)
     digest = model_hash(loaded.path, config.out / "model-hashes.json", config.config)
     sampling, origins = resolve_sampling(config, loaded, digest, dtype, device)
+    origins["k"] = K_ORIGIN if config.k is None else "given"
     plan = Plan(cells, prompts.prompts, sampling)
     return Experiment(config, loaded, sampling, origins, prompts, plan, store)
 

@@ -39,8 +39,8 @@ class Painter:
         channels = pipe.unet.config.in_channels
         if channels != pipe.vae.config.latent_channels:
             raise CRDiffError(
-                f"The UNet takes {channels} channels: an inpainting model needs a picture and a "
-                "mask, so it cannot be run here; use a text-to-image model."
+                f"the UNet takes {channels} channels: an inpainting model needs a picture and a "
+                "mask, so it cannot be run here; use a text-to-image model"
             )
         self.pipe = pipe
         self.sampling = sampling
@@ -62,8 +62,8 @@ class Painter:
                     pixels = self._sample(batch)
         if not np.isfinite(pixels).all():
             raise CRDiffError(
-                f"The model gave pixels that are not numbers (NaN) at {batch.size}: try "
-                "--dtype fp32 (or bf16); if it stays so, its weights are damaged."
+                f"the model gave pixels that are not numbers (NaN) at {batch.size}: try "
+                "--dtype fp32 (or bf16); if it stays so, its weights are damaged"
             )
         eight_bit = (pixels * 255).round().astype(np.uint8)
         images = [Image.fromarray(image) for image in eight_bit]

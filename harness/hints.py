@@ -33,7 +33,7 @@ def prediction_name(text: str) -> str:
         return PREDICTIONS[text.strip().lower()]
     except KeyError:
         raise CRDiffError(
-            f"Prediction type {text!r} is not known: use epsilon or v_prediction."
+            f"prediction type {text!r} is not known: use epsilon or v_prediction"
         ) from None
 
 

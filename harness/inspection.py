@@ -10,12 +10,13 @@ from typing import Any, cast
 import torch
 
 from crdiff_ext.blocks import PrunableWeight, prunable_names
-from crdiff_ext.decide import Decision, decide
+from crdiff_ext.decide import Decision
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.families import Family
 from crdiff_ext.pruning import make_plan, report
-from crdiff_ext.settings import GROUPS, Ratios, Settings
+from crdiff_ext.settings import GROUPS, Ratios
 from harness.checkpoints import Checkpoint, open_checkpoint
+from harness.choice import choose
 from harness.config import Size
 from harness.hints import prediction_name
 from harness.user_presets import stored_presets
@@ -104,13 +105,14 @@ def inspect_checkpoint(
     size: Size | None = None,
     ratios: Ratios | None = None,
     *,
-    k: float = 1.5,
+    k: float | None = None,
     prediction: str | None = None,
     presets: Path | None = None,
 ) -> Inspection:
     """Open ``model``, decide for ``size`` (default: native), count what would be pruned.
 
-    ``ratios`` override the decision's. ``presets``: the user's file. Raises CRDiffError.
+    ``ratios`` override the decision's. ``k`` None is the stored entry's own, else 1.5.
+    ``presets``: the user's file. Raises CRDiffError.
     """
     checkpoint = open_checkpoint(model)
     family = checkpoint.family(prediction_name(prediction) if prediction else None)
@@ -118,16 +120,15 @@ def inspect_checkpoint(
     if not weights:
         raise CRDiffError(
             f"{checkpoint.path} holds no UNet with layers that CR-Diff prunes: give an SD1.5, SD2 "
-            "or SDXL checkpoint."
+            "or SDXL checkpoint"
         )
     if size is None and family.native:
         size = Size(*family.native)
     if size is not None:
         size.check_step(family.step, family.label)
     # Without a native size the decision does not depend on the size either.
-    height, width = size or (512, 512)
-    settings = Settings(ratios=ratios, k=k)
-    decision = decide(family, height, width, settings, stored_presets(presets))
+    asked = size or Size(512, 512)
+    decision = choose(family, asked, stored_presets(presets), ratios=ratios, k=k)
     ratios = ratios or decision.ratios
     groups, per_layer, digest = _sparsity(checkpoint, weights, ratios)
     dtypes = {str(checkpoint.infos[w.name].dtype).removeprefix("torch.") for w in weights}

@@ -40,7 +40,7 @@ def locate(model: str | Path, whole: bool = True) -> Path:
     if _HUB_ID.fullmatch(str(model)) and path.suffix != ".safetensors":
         return _from_hub(str(model), whole)
     raise CRDiffError(
-        f"There is no model at {model}: check the path, or give a hub id such as owner/model."
+        f"there is no model at {model}: check the path, or give a hub id such as owner/model"
     )
 
 
@@ -50,8 +50,8 @@ def unet_folder(folder: Path) -> Path:
     chosen = inner if inner.is_dir() else folder
     if chosen is folder and not list(folder.glob(f"{_STEM}*")):
         raise CRDiffError(
-            f"The folder {folder} holds no UNet: give a diffusers pipeline folder (with unet/ in "
-            "it), a UNet's own folder, or the checkpoint file itself."
+            f"the folder {folder} holds no UNet: give a diffusers pipeline folder (with unet/ in "
+            "it), a UNet's own folder, or the checkpoint file itself"
         )
     return chosen
 
@@ -64,8 +64,8 @@ def unet_files(folder: Path) -> UnetFiles:
             if found:
                 return UnetFiles(found, variant)
     raise CRDiffError(
-        f"The folder {folder} has no weights ({_STEM}.safetensors or its shards): copy or download "
-        "the model again."
+        f"the folder {folder} has no weights ({_STEM}.safetensors or its shards): copy or download "
+        "the model again"
     )
 
 
@@ -78,7 +78,7 @@ def _one_variant(folder: Path, ending: str, variant: str) -> tuple[Path, ...]:
         if missing:
             raise CRDiffError(
                 f"{folder} lacks {missing[0]}, which its index names: copy or download the model "
-                "again."
+                "again"
             )
         return tuple(folder / name for name in names)
     single = folder / f"{_STEM}{dotted}.{ending}"
@@ -88,10 +88,10 @@ def _one_variant(folder: Path, ending: str, variant: str) -> tuple[Path, ...]:
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CRDiffError(f"{index} is damaged (it has no weight_map): download it again.")
+        raise CRDiffError(f"{index} is damaged (it has no weight_map): download it again")
     for name in weight_map.values():
         if not isinstance(name, str) or Path(name).name != name:
-            raise CRDiffError(f"{index} names {name!r}, which is no file of its own folder.")
+            raise CRDiffError(f"{index} names {name!r}, which is no file of its own folder")
     return weight_map
 
 
@@ -100,9 +100,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CRDiffError(f"{path} cannot be read ({error}): copy or download it again.") from error
+        raise CRDiffError(f"{path} cannot be read ({error}): copy or download it again") from error
     if not isinstance(value, dict):
-        raise CRDiffError(f"{path} is damaged (it holds no JSON object): download it again.")
+        raise CRDiffError(f"{path} is damaged (it holds no JSON object): download it again")
     return value
 
 
@@ -133,7 +133,7 @@ def _from_hub(repo: str, whole: bool) -> Path:
     why = f" ({type(reason).__name__})" if reason else ": it has no UNet in safetensors"
     raise CRDiffError(
         f"{repo} is no file or folder here, is not in the Hugging Face cache, and could not be had "
-        f"from the hub{why}: check the name and the network, or give a local folder."
+        f"from the hub{why}: check the name and the network, or give a local folder"
     )
 
 

@@ -58,7 +58,6 @@ class Situation:
     size: Size
     family: Family
     decision: Decision
-    k: float
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,14 @@ def _pruned(situation: Situation) -> Drawing:
 
 
 def _crdiff(situation: Situation) -> Drawing:
-    return _amplified(situation, situation.k)
+    return _amplified(situation, situation.decision.k)
 
 
 def _native_resize(situation: Situation) -> Drawing:
     if not situation.family.native:
         raise CRDiffError(
             f"native-resize needs the model's native size, which is not known for "
-            f"{situation.family.label}: leave this method out."
+            f"{situation.family.label}: leave this method out"
         )
     native = Size(*situation.family.native)
     return DENSE if native == situation.size else Drawing("resize", source_size=native)
@@ -134,6 +133,6 @@ def get_methods(names: tuple[str, ...]) -> list[Method]:
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise CRDiffError(
-            f"Method {unknown[0]!r} is not known: use one or more of {', '.join(METHODS)}."
+            f"method {unknown[0]!r} is not known: use one or more of {', '.join(METHODS)}"
         )
     return [METHODS[name] for name in dict.fromkeys(names)]

@@ -26,7 +26,7 @@ def model_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise CRDiffError(
-            f"The model {path} does not exist: give --model a folder, a file or a hub id."
+            f"the model {path} does not exist: give --model a folder, a file or a hub id"
         )
     index = path / "model_index.json"
     named = {name for name, kind in read_json(index).items() if isinstance(kind, list) and kind[0]}
@@ -34,7 +34,7 @@ def model_files(path: Path) -> list[Path]:
     files = [index, *(file for part in parts for file in sorted((path / part).glob("*")))]
     files = [file for file in files if file.suffix in WEIGHTS | CONFIGURATION and file.is_file()]
     if not any(file.suffix in WEIGHTS for file in files):
-        raise CRDiffError(f"The folder {path} has no weights: it is not a diffusers model.")
+        raise CRDiffError(f"the folder {path} has no weights: it is not a diffusers model")
     return files
 
 

@@ -70,7 +70,7 @@ def load_pipeline(
         if not any(name.startswith(_VAE_PREFIXES) for name in checkpoint.infos):
             raise CRDiffError(
                 f"{path.name} holds no VAE, so it cannot draw by itself: use a whole checkpoint "
-                "or a diffusers pipeline folder (`crdiff inspect` can read it)."
+                "or a diffusers pipeline folder (`crdiff inspect` can read it)"
             )
         said = wanted or checkpoint.hints.get("prediction_type")
         with config_folder(path, family, config, said) as folder:
@@ -93,17 +93,17 @@ def check_device(name: str) -> None:
     try:
         kind = torch.device(name).type
     except RuntimeError:
-        raise CRDiffError(f"Device {name!r} is not known: use auto, cpu, cuda or cuda:1.") from None
+        raise CRDiffError(f"device {name!r} is not known: use auto, cpu, cuda or cuda:1") from None
     missing = kind == "cuda" and not torch.cuda.is_available()
     if missing or (kind == "mps" and not torch.backends.mps.is_available()):
-        raise CRDiffError(f"There is no {kind} device that torch can use here: use --device cpu.")
+        raise CRDiffError(f"there is no {kind} device that torch can use here: use --device cpu")
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
-        raise CRDiffError(f"Dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}.")
+        raise CRDiffError(f"dtype {dtype!r} is not known: use one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
@@ -113,7 +113,7 @@ def _from_folder(path: Path, dtype: torch.dtype) -> Any:
     if not index.is_file():
         raise CRDiffError(
             f"{path} is a UNet's folder, which cannot draw by itself: give the pipeline's folder "
-            "(the one with model_index.json)."
+            "(the one with model_index.json)"
         )
     cls = _pipeline_class(read_json(index), index)
     variant = unet_files(path / "unet").variant or None
@@ -143,7 +143,7 @@ def _pipeline_class(index: Mapping[str, Any], source: Path) -> Any:
     if name not in PIPELINES:
         raise CRDiffError(
             f"{source} describes a {name}, but only text-to-image pipelines of SD1.5, SD2 and SDXL "
-            f"({' and '.join(PIPELINES)}) can be run."
+            f"({' and '.join(PIPELINES)}) can be run"
         )
     return getattr(diffusers, name)
 
@@ -167,7 +167,7 @@ def _as_sentence(what: str) -> Iterator[None]:
             reason = "some of its weights are missing"
         raise CRDiffError(
             f"{what} cannot be loaded as a pipeline ({reason}): it is incomplete, damaged, or of "
-            "another shape; get it again, or give --config the diffusers folder it belongs to."
+            "another shape; get it again, or give --config the diffusers folder it belongs to"
         ) from error
 
 
@@ -193,7 +193,7 @@ def _check_complete(unet: Any, checkpoint: Checkpoint) -> None:
     if missing:
         raise CRDiffError(
             f"{checkpoint.files[0]} lacks {len(missing)} weights (the first: {missing[0]}): copy "
-            "or download the model again."
+            "or download the model again"
         )
 
 

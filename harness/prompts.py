@@ -44,14 +44,14 @@ def read_prompts(path: Path, limit: int | None = None) -> PromptSet:
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise CRDiffError(
-            f"The prompts file {path} does not exist: give --prompts a .txt, .csv or .tsv file."
+            f"the prompts file {path} does not exist: give --prompts a .txt, .csv or .tsv file"
         ) from None
     except IsADirectoryError:
         raise CRDiffError(
-            f"{path} is a folder: give --prompts a .txt, .csv or .tsv file in it."
+            f"{path} is a folder: give --prompts a .txt, .csv or .tsv file in it"
         ) from None
     except UnicodeDecodeError:
-        raise CRDiffError(f"The prompts file {path} is not UTF-8 text: save it as UTF-8.") from None
+        raise CRDiffError(f"the prompts file {path} is not UTF-8 text: save it as UTF-8") from None
     kind = path.suffix.lower()
     if kind == ".csv":
         prompts = _table(text, path, delimiter=",")
@@ -60,7 +60,7 @@ def read_prompts(path: Path, limit: int | None = None) -> PromptSet:
     else:
         prompts = _named([line.strip() for line in text.splitlines() if line.strip()])
     if not prompts:
-        raise CRDiffError(f"The prompts file {path} has no prompts: write one on each line.")
+        raise CRDiffError(f"the prompts file {path} has no prompts: write one on each line")
     digest = hashlib.sha256(data).hexdigest()
     return PromptSet(prompts[:limit], path.name, digest, len(prompts))
 
@@ -81,23 +81,23 @@ def _table(text: str, path: Path, delimiter: str) -> tuple[Prompt, ...]:
             else csv.DictReader(stream, delimiter=delimiter)
         )
     except csv.Error as error:
-        raise CRDiffError(f"The prompts file {path} is not a readable table: {error}.") from None
+        raise CRDiffError(f"the prompts file {path} is not a readable table: {error}") from None
     columns = rows[0].keys() if rows else ()
     column = next((name for name in ("caption", "prompt") if name in columns), None)
     if rows and column is None:
         raise CRDiffError(
-            f"The prompts file {path} has no column named caption: "
-            "its first line must name the columns, such as prompt_name,caption."
+            f"the prompts file {path} has no column named caption: "
+            "its first line must name the columns, such as prompt_name,caption"
         )
     prompts: list[Prompt] = []
     seen: set[str] = set()
     for number, row in enumerate(rows):
         caption = (row.get(column or "") or "").strip()
         if not caption:
-            raise CRDiffError(f"Row {number + 2} of the prompts file {path} has no caption.")
+            raise CRDiffError(f"row {number + 2} of the prompts file {path} has no caption")
         name = (row.get("prompt_name") or "").strip() or f"prompt_{number}"
         if name in seen:
-            raise CRDiffError(f"The prompts file {path} names two prompts {name!r}: rename one.")
+            raise CRDiffError(f"the prompts file {path} names two prompts {name!r}: rename one")
         seen.add(name)
         prompts.append(Prompt(name, caption))
     return tuple(prompts)

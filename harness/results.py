@@ -17,6 +17,7 @@ import numpy as np
 
 from crdiff_ext import __version__
 from crdiff_ext.decide import Decision
+from crdiff_ext.settings import K_DEFAULT
 from harness.config import DRAWING_VERSION
 from harness.environment import describe
 from harness.experiment import Experiment
@@ -101,7 +102,7 @@ def build_results(
             "device": sampling.device,
             "batch": sampling.batch,
             "ratios": config.ratios,
-            "k": config.k,
+            "k": K_DEFAULT if config.k is None else config.k,
             "origins": experiment.origins,
         },
         "metrics": [
@@ -158,6 +159,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "sentence": decision.sentence,
         "exact": decision.exact,
         "ratios": decision.ratios.as_dict() if decision.ratios else None,
+        "k": decision.k,
         "source": preset.source if preset else None,
     }
 

@@ -61,7 +61,7 @@ class SearchConfig:
             value = getattr(self, name)
             if value < least:
                 flag = name.replace("_", "-")
-                raise CRDiffError(f"--{flag} is {value}: it must be at least {least}.")
+                raise CRDiffError(f"--{flag} is {value}: it must be at least {least}")
 
 
 class Objective:
@@ -155,7 +155,7 @@ class Search:
         """The best state to three decimals: what is confirmed and what is stored."""
         best = self.annealer.best
         if best is None:
-            raise CRDiffError("No state could be evaluated: there is nothing to store.")
+            raise CRDiffError("no state could be evaluated: there is nothing to store")
         return Ratios(**{group: round(r, 3) for group, r in best.ratios.as_dict().items()})
 
     def _confirm(self) -> dict[str, Any]:
@@ -194,12 +194,12 @@ class Search:
             annealer = Annealer.from_dict(state["annealer"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CRDiffError(
-                f"{self.path} is damaged ({error}): move it away to search anew."
+                f"{self.path} is damaged ({error}): move it away to search anew"
             ) from error
         if config != self.config:
             raise CRDiffError(
                 f"{self.path} belongs to a search with other settings: give another --out, or "
-                "repeat its settings to go on with it."
+                "repeat its settings to go on with it"
             )
         self.annealer, self.dense = annealer, state["dense"]
         self.confirmed = state["held_out"]

@@ -35,7 +35,7 @@ def refuse_other_tasks(family: Family, path: Path) -> None:
     if family.name.endswith(("-inpaint", "-refiner")):
         raise CRDiffError(
             f"{path.name} is of the family {family.label}, which needs a picture to start from: "
-            "use a text-to-image checkpoint here."
+            "use a text-to-image checkpoint here"
         )
 
 
@@ -46,7 +46,7 @@ def config_folder(
     """A folder with the pipeline's configuration and tokenizers, for as long as it is needed."""
     if given is not None:
         if not (given / "model_index.json").is_file():
-            raise CRDiffError(f"--config {given} is not a diffusers folder with model_index.json.")
+            raise CRDiffError(f"--config {given} is not a diffusers folder with model_index.json")
         yield given
         return
     if family.name == "embedded":
@@ -58,13 +58,13 @@ def config_folder(
     if family.name == "sd2":
         raise CRDiffError(
             f"{path.name} is an SD2 checkpoint that does not say whether it is the 512 model or "
-            "the 768 one: add --prediction epsilon (512) or --prediction v_prediction (768)."
+            "the 768 one: add --prediction epsilon (512) or --prediction v_prediction (768)"
         )
     source = CONFIGS / f"{family.name}.json"
     if not source.is_file():
         raise CRDiffError(
             f"{path.name} is not of a family that can be loaded from a single file "
-            f"({family.label}): give --config a diffusers folder of the same model."
+            f"({family.label}): give --config a diffusers folder of the same model"
         )
     with tempfile.TemporaryDirectory(prefix="crdiff-config-") as folder:
         write_config_folder(read_json(source), Path(folder), prediction)

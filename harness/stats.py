@@ -1,4 +1,4 @@
-"""Paired statistics over prompts: bootstrap intervals of mean differences; Frechet distances.
+"""Paired statistics over prompts: bootstrap intervals of mean differences.
 
 All intervals are ``estimate +- t * SE``: SE is the bootstrap's standard error over prompts, widened
 by sqrt(n / (n - 1)) because a resample of n values varies a little less than n new ones would, and
@@ -72,7 +72,8 @@ def mean_interval(values: Array, level: float = LEVEL, seed: int = SEED) -> Inte
         resample_counts(n, min(chunk, RESAMPLES - start), seed + start) @ values / n
         for start in range(0, RESAMPLES, chunk)
     ]
-    return _around(estimate, float(np.concatenate(means).std()), n, level)
+    error = float(np.concatenate(means).std() * np.sqrt(n / (n - 1)))
+    return around(estimate, error, n, level)
 
 
 def paired_interval(method: Array, dense: Array, level: float = LEVEL) -> Interval:
@@ -80,38 +81,7 @@ def paired_interval(method: Array, dense: Array, level: float = LEVEL) -> Interv
     return mean_interval(np.asarray(method, float) - np.asarray(dense, float), level)
 
 
-def _around(estimate: float, spread: float, n: int, level: float) -> Interval:
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * spread * np.sqrt(n / (n - 1))
+def around(estimate: float, error: float, n: int, level: float) -> Interval:
+    """``estimate +- t * error``, t with n - 1 degrees of freedom."""
+    half = stats.t.ppf(0.5 + level / 2, n - 1) * error
     return Interval(estimate, float(estimate - half), float(estimate + half), level, n)
-
-
-class Frechet:
-    """Frechet distances of feature sets to one fixed reference set.
-
-    d2 = |mu - mu_r|^2 + tr(C + C_r - 2 (C_r^1/2 C C_r^1/2)^1/2), means and covariances over images.
-    The distance is biased upwards at small n, by an amount that depends on the covariance and so
-    differs between methods. A bootstrap interval around a difference then misses the truth too
-    often, so none is given.
-    """
-
-    def __init__(self, reference: Array) -> None:
-        """Take the reference's features [m, d], m >= 2."""
-        self.mean = np.asarray(reference, float).mean(0)
-        self.covariance = np.cov(np.asarray(reference, float), rowvar=False).reshape(
-            len(self.mean), len(self.mean)
-        )
-        values, vectors = np.linalg.eigh(self.covariance)
-        self.root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-
-    def distance(self, features: Array) -> float:
-        """Distance of one feature set [n, d]."""
-        features = np.asarray(features, float)
-        mean = features.mean(0)
-        covariance = np.cov(features, rowvar=False).reshape(self.covariance.shape)
-        inner = np.linalg.eigvalsh(self.root @ covariance @ self.root)
-        return float(
-            np.square(mean - self.mean).sum()
-            + np.trace(covariance)
-            + np.trace(self.covariance)
-            - 2 * np.sqrt(np.clip(inner, 0, None)).sum()
-        )

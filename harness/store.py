@@ -83,9 +83,18 @@ def raise_full_disk(error: OSError, folder: Path) -> None:
     """Turn "no space left" into a sentence; other errors are the caller's."""
     if error.errno in FULL_DISK:
         raise CRDiffError(
-            f"The disk that holds {folder} is full: free some space and run the same command "
-            "again; images that are already stored are kept."
+            f"the disk that holds {folder} is full: free some space and run the same command "
+            "again; images that are already stored are kept"
         ) from error
+
+
+def check_folder(folder: Path, option: str = "--out") -> None:
+    """Refuse what can't be made a folder to write to; nothing is made. Raises CRDiffError."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise CRDiffError(f"{nearest} is not a folder: give {option} another path")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise CRDiffError(f"{nearest} cannot be written: give {option} another path")
 
 
 class Store:
@@ -97,11 +106,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.index = folder / "index.jsonl"
-        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not nearest.is_dir():
-            raise CRDiffError(f"{nearest} is not a folder: give --out another path.")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise CRDiffError(f"{nearest} cannot be written: give --out another path.")
+        check_folder(folder)
         for left in folder.glob("images/*/.*.tmp"):  # by a kill in mid-write
             if not _is_being_written(left):
                 left.unlink(missing_ok=True)
@@ -126,8 +131,8 @@ class Store:
                 return image.convert("RGB")
         except (OSError, SyntaxError) as error:
             raise CRDiffError(
-                f"The stored image {self.path(key)} cannot be read: delete it and run the same "
-                "command again."
+                f"the stored image {self.path(key)} cannot be read: delete it and run the same "
+                "command again"
             ) from error
 
     def add(self, spec: Mapping[str, Any], image: Image.Image, seconds: float) -> Row:

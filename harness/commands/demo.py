@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     print(tally_line(tally))
     print()
     print(cell_table(results))
-    print("\nAfter each value: the paired difference to dense, ± half of its 95 % interval.\n")
+    print(
+        "\nAfter each value: the paired difference to dense, ± half of its 95 % interval; that of "
+        "the\nFréchet distance is corrected for the distance's bias at few images.\n"
+    )
     print(results["verdict"]["headline"])
     for sentence in results["verdict"]["sentences"]:
         print(f"- {sentence}")

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from harness.pipelines import load_pipeline
 
     if args.out.suffix != ".safetensors":
-        raise CRDiffError(f"{args.out} is no safetensors name: end it in .safetensors.")
+        raise CRDiffError(f"{args.out} is no safetensors name: end it in .safetensors")
     loaded = load_pipeline(args.model or embedded_model_dir(), args.dtype)
     for path in export_ldm(loaded.pipe, args.out.absolute()):
         print(f"Written: {path}")

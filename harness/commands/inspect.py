@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="D/M/U",
         help="ratios for down/mid/up, such as 0.3/0.2/0.25 (default: those of the decision)",
     )
-    add("--k", type=float, default=1.5, help="amplification, 0 to 3 (default: 1.5)")
+    add("--k", type=float, help="amplification, 0 to 3 (default: the stored ratios' own, else 1.5)")
     add("--prediction", metavar="TYPE", help="epsilon or v_prediction, if the file does not say")
     add("--presets", type=Path, metavar="FILE", help="your stored ratios (default: see presets)")
     add("--json", action="store_true", help="print JSON")

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     everything = mine if args.action == "export" and args.mine else merge(mine, builtin_presets())
     chosen = _filtered(everything, args.family, args.size)
     if args.action == "export":
-        return _export(args.target, chosen)
+        return _export(args.target, chosen, presets_path(args.file))
     if args.json:
         rows = [preset.to_dict() | {"mine": preset.key in own} for preset in chosen]
         print(json.dumps(rows, indent=2))
@@ -76,8 +76,8 @@ def _filtered(presets: Iterable[Preset], family: str | None, size: str | None) -
     if not chosen:
         asked = " ".join(str(part) for part in (family, wanted) if part) or "anything"
         raise CRDiffError(
-            f"There are no stored ratios for {asked}: `crdiff presets list` shows what there is, "
-            "`crdiff search` finds new ones."
+            f"there are no stored ratios for {asked}: `crdiff presets list` shows what there is, "
+            "`crdiff search` finds new ones"
         )
     return chosen
 
@@ -86,7 +86,7 @@ def _list(presets: list[Preset], own: set[Any]) -> None:
     rows = [("family", "size", "down / mid / up", "k", "whose", "source")]
     rows += [
         (
-            preset.family,
+            f"{preset.family} {preset.checkpoint}".rstrip(),
             str(Size(preset.height, preset.width)),
             str(preset.ratios),
             f"{preset.k:g}",
@@ -107,6 +107,7 @@ def _show(preset: Preset, is_mine: bool) -> None:
         "k": f"{preset.k:g}",
         "source": preset.source,
         "model": preset.model,
+        **({"checkpoint": preset.checkpoint} if preset.checkpoint else {}),
         **preset.provenance,
     }
     for name, value in details.items():
@@ -118,12 +119,17 @@ def _whose(is_mine: bool) -> str:
     return "yours" if is_mine else "built in"
 
 
-def _export(target: str, presets: list[Preset]) -> int:
+def _export(target: str, presets: list[Preset], mine: Path) -> int:
+    """Write ``presets``, but not over the user's own file: that would change what it holds."""
     if target == "-":
         sys.stdout.write(export_presets(presets))
-    else:
-        save_presets(target, presets)
-        print(f"{len(presets)} entries written to {target}.")
+        return 0
+    # resolve() follows links; samefile also knows another spelling and hard links
+    path, own = Path(target), mine.exists()
+    if path.resolve() == mine.resolve() or (own and path.exists() and path.samefile(mine)):
+        raise CRDiffError(f"{path} is where your own entries are kept: export to another file")
+    save_presets(path, presets)
+    print(f"{len(presets)} entries written to {path}.")
     return 0
 
 
@@ -133,7 +139,7 @@ def _import(args: argparse.Namespace, mine: list[Preset]) -> int:
         try:
             new = import_presets(sys.stdin.read())
         except CRDiffError as error:
-            raise CRDiffError(f"Standard input is not a presets file: {error}.") from error
+            raise CRDiffError(f"standard input is not a presets file: {error}") from error
     else:
         new = load_presets(args.source)
     before = {preset.key: preset for preset in mine}

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or three ratios for down/mid/up, such as 0.3/0.2/0.25",
     )
     add("--presets", type=Path, metavar="FILE", help="your stored ratios (see crdiff presets)")
-    add("--k", type=float, default=1.5, help="amplification, 0 to 3 (default: 1.5)")
+    add("--k", type=float, help="amplification, 0 to 3 (default: the stored ratios' own, else 1.5)")
     add("--seed", type=int, default=0, help="prompt number i gets seed + i (default: 0)")
     add(
         "--steps",
@@ -91,5 +91,5 @@ def run(args: argparse.Namespace) -> int:
 def _names(given: list[str] | None) -> tuple[str, ...]:
     names = [name.strip() for text in given or [] for name in text.split(",")]
     if any(not name for name in names):
-        raise CRDiffError("--method has an empty name: write such as --method dense,crdiff.")
+        raise CRDiffError("--method has an empty name: write such as --method dense,crdiff")
     return tuple(names)

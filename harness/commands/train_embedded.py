@@ -19,6 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from harness.store import check_folder
+
+    check_folder(args.work, "--work")
+    check_folder(args.out)  # now, not after hours of training
+
     from harness.embedded.training import recipe
 
     recipe.run(args.work, args.out)

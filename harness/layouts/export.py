@@ -76,8 +76,8 @@ def export_clip_folder(pipe: Any, folder: Path) -> list[Path]:
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if model.get("end_of_word_suffix") != "</w>":
         raise CRDiffError(
-            "This pipeline's tokenizer is not a CLIP byte-pair tokenizer, which is the only one "
-            "that the original layout can use."
+            "this pipeline's tokenizer is not a CLIP byte-pair tokenizer, which is the only one "
+            "that the original layout can use"
         )
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
     written = write_clip_tokenizer(
@@ -101,7 +101,7 @@ def _save(state: dict[str, torch.Tensor], path: Path) -> None:
         os.replace(temporary, path)
     except SafetensorError as error:
         raise CRDiffError(
-            f"{path} could not be written ({error}): free some space on its disk and try again."
+            f"{path} could not be written ({error}): free some space on its disk and try again"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

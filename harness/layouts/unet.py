@@ -66,8 +66,8 @@ def _layers_per_block(names: list[str]) -> int:
     counts = {len(found) for found in per_level.values()}
     if len(counts) != 1:
         raise CRDiffError(
-            "These weights have no original-layout form: every level of the UNet needs the same "
-            "number of res blocks, so keep them as a diffusers folder."
+            "these weights have no original-layout form: every level of the UNet needs the same "
+            "number of res blocks, so keep them as a diffusers folder"
         )
     return counts.pop()
 
@@ -84,8 +84,8 @@ def _one(name: str, layers: int, attended: set[str]) -> str:
     if match := _BLOCK.fullmatch(name):
         return _block(match, layers, attended)
     raise CRDiffError(
-        f"The UNet weight {name} has no place in the original single-file layout, "
-        "so keep this model as a diffusers folder."
+        f"the UNet weight {name} has no place in the original single-file layout, "
+        "so keep this model as a diffusers folder"
     )
 
 

@@ -64,8 +64,8 @@ def _one(name: str, levels: int) -> str:
     if module.split(".")[-1] in {"conv_in", "conv_out", "quant_conv", "post_quant_conv"}:
         return name
     raise CRDiffError(
-        f"The VAE weight {name} has no place in the original single-file layout, "
-        "so keep this model as a diffusers folder."
+        f"the VAE weight {name} has no place in the original single-file layout, "
+        "so keep this model as a diffusers folder"
     )
 
 

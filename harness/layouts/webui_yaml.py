@@ -127,6 +127,6 @@ def _vae(config: Any) -> dict[str, Any]:
 def _require(fits: bool, why_not: str) -> None:
     if not fits:
         raise CRDiffError(
-            f"This model cannot be written in the original layout, because {why_not}: "
-            "keep it as a diffusers folder."
+            f"this model cannot be written in the original layout, because {why_not}: "
+            "keep it as a diffusers folder"
         )

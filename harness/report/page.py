@@ -109,7 +109,7 @@ def _tables(results: Mapping[str, Any]) -> str:
         )
     note = (
         '<p class="small faint">Below each value: the paired difference to dense at the same size '
-        "and its 95 % bootstrap interval over prompts; coloured where that interval excludes zero, "
+        "and its 95 % interval over prompts; coloured where that interval excludes zero, "
         "not corrected for the number of comparisons (the verdict above is).</p>"
     )
     return (
@@ -170,7 +170,8 @@ def _method(results: Mapping[str, Any]) -> str:
         },
         "Negative prompt": settings["negative_prompt"] or "none",
         "Seed": f"{settings['seed']} + number of the prompt, the same for every method",
-        "Amplification": f"k = {settings['k']:g}, ratios: {settings['ratios']}",
+        "Amplification": f"k = {settings['k']:g} ({settings['origins']['k']}), ratios: "
+        f"{settings['ratios']}",
         "Numbers": f"{settings['dtype']} on {settings['device']}, {environment['threads']} threads",
         "Machine": f"{environment['gpu'] or environment['processor']}, {environment['system']}, "
         f"Python {environment['python']}",
@@ -180,8 +181,10 @@ def _method(results: Mapping[str, Any]) -> str:
     }
     if results["metrics"]:
         facts["Intervals"] = (
-            "Estimate ± Student's t times the bootstrap standard error over prompts, paired; "
-            "a simulation in the tests checks that they cover the truth as often as they say."
+            "Estimate ± Student's t times the standard error over prompts, paired. The error is "
+            "the bootstrap's; for a distance of sets of images it is the jackknife's, and the "
+            "estimate is corrected for bias. Simulations in the tests check that the intervals "
+            "cover the truth as often as they say."
         )
     items = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"

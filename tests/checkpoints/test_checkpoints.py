@@ -235,7 +235,7 @@ def test_a_pickle_that_was_cut_short(
 
 
 def test_a_missing_file(tmp_path: Path, refused: Any) -> None:
-    assert "There is no model at" in refused("inspect", tmp_path / "no.safetensors")
+    assert "there is no model at" in refused("inspect", tmp_path / "no.safetensors")
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub(offline_hub: Path, refused: Any) -> None:

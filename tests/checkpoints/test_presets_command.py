@@ -110,7 +110,7 @@ def test_import_from_standard_input(
     assert crdiff("presets", "import", "-").code == 0
     assert load_presets(mine)[0].family == "sd15"
     monkeypatch.setattr("sys.stdin", io.StringIO("nonsense"))
-    assert "Standard input" in refused("presets", "import", "-")
+    assert "standard input" in refused("presets", "import", "-")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 9, "presets": []}'])
@@ -146,6 +146,29 @@ def test_export_does_not_overwrite_something_else(refused: Any, tmp_path: Path) 
     (tmp_path / "notes.txt").write_text("notes")
     refused("presets", "export", tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "notes"
+
+
+@pytest.mark.parametrize("flags", [(), ("--mine",), ("--family", "sd15")])
+def test_export_does_not_overwrite_my_own_file(
+    refused: Any, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple
+) -> None:
+    write(mine, entry(), entry(height=256))
+    before = mine.read_bytes()
+    (tmp_path / "link.json").symlink_to(mine)
+    (tmp_path / "hard.json").hardlink_to(mine)
+    monkeypatch.chdir(tmp_path)
+    for target in (mine, "user/../user/presets.json", "link.json", "hard.json"):
+        said = refused("presets", "export", target, *flags)
+        assert "is where your own entries are kept: export to another file" in said
+    other = write(tmp_path / "other.json", entry())
+    assert "your own" in refused("presets", "export", other, "--file", other)
+    assert mine.read_bytes() == before
+
+
+def test_export_does_not_make_my_own_file(refused: Any, mine: Path) -> None:
+    """Every built-in entry would be one of the user's from then on."""
+    assert "your own" in refused("presets", "export", mine)
+    assert not mine.exists()
 
 
 def test_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,8 @@ from crdiff_ext.settings import Ratios
 from harness import demo
 from harness.cli import main
 from harness.embedded.reward import EmbeddedReward, RewardNet
+from harness.frechet import Frechet
+from harness.report.text import interval
 from harness.results import SCHEMA_FILE
 from harness.stats import paired_interval
 
@@ -37,6 +40,9 @@ def patched(tiny_model: Path) -> object:
         patch.setattr(demo, "embedded_model_dir", lambda: tiny_model)
         patch.setattr(demo, "REFERENCE_IMAGES", 48)
         patch.setattr(EmbeddedReward, "load", classmethod(lambda cls: reward))
+        # 8 captions are enough for the Frechet interval of 4 features, not of all
+        every = EmbeddedReward.features
+        patch.setattr(EmbeddedReward, "features", lambda self, images: every(self, images)[:, :4])
         patch.setattr(presets_module, "builtin_presets", lambda: stored)
         yield
 
@@ -65,12 +71,11 @@ def test_cells_and_metrics(finished: Path) -> None:
     assert cells["128x128/native-resize"]["same_as"] == "128x128/dense"
     for cell in cells.values():
         assert set(cell["metrics"]) == {metric.name for metric in demo.METRICS}
-        assert cell["metrics"]["embedded_frechet"]["vs_dense"] is None  # it is biased: see stats.py
-        per_image = [metric.name for metric in demo.METRICS if metric.per_image]
-        compared = [cell["metrics"][name]["vs_dense"] is not None for name in per_image]
+        compared = [entry["vs_dense"] is not None for entry in cell["metrics"].values()]
         assert all(compared) if cell["method"] != "dense" else not any(compared)
-    same = cells["128x128/native-resize"]["metrics"]["embedded_reward"]["vs_dense"]
-    assert (same["estimate"], same["low"], same["high"]) == (0, 0, 0)
+    for entry in cells["128x128/native-resize"]["metrics"].values():
+        same = entry["vs_dense"]
+        assert (same["estimate"], same["low"], same["high"]) == (0, 0, 0)
 
 
 def test_numbers_are_those_of_the_images(finished: Path) -> None:
@@ -89,6 +94,25 @@ def test_numbers_are_those_of_the_images(finished: Path) -> None:
     assert entry["value"] == pytest.approx(crdiff.mean(), rel=1e-4)
     expected = paired_interval(crdiff, dense)
     assert entry["vs_dense"]["low"] == pytest.approx(expected.low, abs=1e-4)
+
+
+def test_frechet_distances_have_intervals(finished: Path) -> None:
+    """In results.json, in the page and in the verdict's count, like every other score."""
+    results = read(finished)
+    cells = {cell["id"]: cell for cell in results["cells"]}
+    found = cells["64x64/crdiff"]["metrics"]["embedded_frechet"]["vs_dense"]
+    assert found["low"] < found["estimate"] < found["high"]
+    assert found["n"] == 8
+    assert html.escape(interval(found, 1)) in (finished / "report.html").read_text()
+    assert f"({len(demo.METRICS)} comparisons" in results["verdict"]["sentences"][0]
+
+
+def test_too_few_images_for_a_frechet_interval() -> None:
+    features = np.random.default_rng(0).normal(size=(30, 4))
+    reference = Frechet(features)
+    assert demo._frechet(reference, features[:8], features[8:16])["vs_dense"]["n"] == 8
+    few = demo._frechet(reference, features[:7], features[7:14])
+    assert few == {"value": reference.distance(features[:7]), "n": 7, "vs_dense": None}
 
 
 def test_nothing_bears_a_real_metrics_name(finished: Path) -> None:

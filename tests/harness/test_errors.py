@@ -221,11 +221,11 @@ def test_a_device_that_is_not_there(
     device: str,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(CRDiffError, match=r"device|Device"):
+    with pytest.raises(CRDiffError, match="device"):
         check_device(device)
     words = ["--size", "64x64", "--prompts", str(prompts_file), "--out", str(tmp_path / "new")]
     assert main(["run", "--model", str(tiny_model), *words, "--device", device]) == 2
-    assert "evice" in sentence(capsys)
+    assert "device" in sentence(capsys)
     assert not (tmp_path / "new").exists()
 
 
@@ -238,6 +238,27 @@ def test_an_output_path_through_a_file(
     assert main([*command.split(), str(file / "x.safetensors")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["out", "work"])
+def test_training_is_refused_before_it_starts(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("no training is to start")
+
+    monkeypatch.setattr("harness.embedded.training.recipe.run", started)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "model"):
+        folders = {"work": tmp_path / "work", "out": tmp_path / "out"} | {option: path}
+        words = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
+        assert main(["train-embedded", *words]) == 2
+        assert f"{file} is not a folder: give --{option} another path" in sentence(capsys)
+    assert [file] == list(tmp_path.iterdir())
 
 
 def test_words_before_the_command_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

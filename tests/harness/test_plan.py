@@ -60,6 +60,31 @@ def test_auto_leaves_the_native_size_alone() -> None:
     assert same["64x64/dense"] is same["64x64/crdiff"] is None
 
 
+def test_a_k_that_is_not_given_is_the_stored_entrys() -> None:
+    own = replace(STORED[0], k=2.0)
+    for given, expected in ((None, 2.0), (1.5, 1.5), (1.2, 1.2)):
+        cells = make_cells(config(k=given), EMBEDDED, [own])
+        drawings = {cell.id: cell.drawing for cell in cells}
+        assert drawings["64x64/crdiff"].k == expected
+        assert drawings["64x64/pruned"].k == 1.0
+        sentence = next(cell.decision.sentence for cell in cells)
+        assert sentence.endswith("k = 2 is stored with them") is (given is None)
+        assert ("found with k = 2 but used with" in sentence) is (given is not None)
+
+
+def test_a_stored_k_is_for_stored_ratios_only() -> None:
+    own = replace(STORED[0], k=2.0)
+    drawings = {c.id: c.drawing for c in make_cells(config(ratios="0.3"), EMBEDDED, [own])}
+    assert drawings["64x64/crdiff"].k == 1.5
+    stored = {c.id: c.drawing for c in make_cells(config(ratios="stored"), EMBEDDED, [own])}
+    assert stored["64x64/crdiff"].k == 2.0
+
+
+def test_a_stored_k_of_zero_draws_nothing_of_its_own() -> None:
+    cells = make_cells(config(), EMBEDDED, [replace(STORED[0], k=0.0)])
+    assert next(c.drawing for c in cells if c.id == "64x64/crdiff") == DENSE
+
+
 def test_nothing_is_planned_twice() -> None:
     batches = list(plan_for())
     keys = [item.key for batch in batches for item in batch.items]

@@ -57,7 +57,7 @@ def test_texts_without_a_file() -> None:
         ("p.txt", "\n \n", "has no prompts"),
         ("p.csv", "prompt_name,caption\n", "has no prompts"),
         ("p.csv", "a,b\n1,2\n", "no column named caption"),
-        ("p.csv", "prompt_name,caption\nx,\n", "Row 2"),
+        ("p.csv", "prompt_name,caption\nx,\n", "row 2"),
         ("p.csv", "prompt_name,caption\nx,a\nx,b\n", "two prompts"),
     ],
 )

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crdiff_ext.presets import Preset, save_presets
+from crdiff_ext.settings import Ratios
 from harness import generate, main_job
 from harness.cli import main
 from harness.results import SCHEMA_FILE
@@ -145,6 +147,27 @@ def test_inactive_crdiff_equals_dense_and_says_so(
     assert crdiff["images_sha256"] == dense["images_sha256"]
     assert crdiff["decision"]["code"] == "native"
     assert len(list(out.rglob("*.png"))) == 1
+
+
+def test_a_stored_k_is_used_and_recorded(
+    tiny_model: Path, prompts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --k; results.json says what was drawn, and why."""
+    own = Preset("embedded", 64, 64, Ratios(0.3, 0.2, 0.4), "a test", "tiny", k=2.0)
+    save_presets(tmp_path / "mine.json", [own])
+    more = ["--presets", str(tmp_path / "mine.json"), "--limit", "1", "--method", "crdiff"]
+    for given, k in ((), 2.0), (("--k", "1.2"), 1.2):
+        out = tmp_path / f"out{k:g}"
+        words = arguments(tiny_model, prompts_file, out, *more, *given)
+        words[words.index("--ratios") + 1] = "auto"
+        assert main(words) == 0
+        results = read(out)
+        cell = results["cells"][0]
+        assert cell["drawing"]["k"] == cell["decision"]["k"] == k
+        assert results["settings"]["k"] == (1.2 if given else 1.5)
+        origin = results["settings"]["origins"]["k"]
+        assert origin == "given" if given else "stored ratios" in origin
+        assert ("k = 2 is stored with them" in capsys.readouterr().out) is (not given)
 
 
 def test_stochastic_scheduler_repeats_itself(

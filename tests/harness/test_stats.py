@@ -1,4 +1,4 @@
-"""Intervals: simulated coverage, agreement with references, the Frechet distance."""
+"""Intervals of means: simulated coverage, pairing, levels."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy import linalg
 from scipy.stats import t as student
 
 from harness import stats
-from harness.stats import Frechet, Interval, mean_interval, paired_interval
+from harness.stats import Interval, mean_interval, paired_interval
 
 N = 64
 SIMULATIONS = 4000
@@ -109,13 +108,3 @@ def test_side_at_another_level() -> None:
     assert interval.side == interval.side_at(0.95) == 1
     assert interval.side_at(0.999) == 0
     assert Interval(-1.0, -1.9, -0.1, 0.95, N).side_at(0.5) == -1
-
-
-def test_frechet_is_the_textbooks() -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.normal(size=(200, 6)), rng.normal(0.4, 1.3, size=(300, 6))
-    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    product = np.real(linalg.sqrtm(ca @ cb))
-    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(ca + cb - 2 * product)
-    assert Frechet(b).distance(a) == pytest.approx(float(expected), rel=1e-9)
-    assert Frechet(b).distance(b) == pytest.approx(0.0, abs=1e-9)
