@@ -16,9 +16,12 @@ from tests.live.host import HERE, Installation
 FIRST = {"a1111": "tiny-sd1.safetensors", "forge": "random-sd15.safetensors"}
 """What a host loads first."""
 
+SECOND = {"a1111": "tiny-sd1-b.safetensors", "forge": "random-sd15-b.safetensors"}
+"""Another one of the same architecture."""
+
 MADE = {
     "a1111": ("tiny-sd1", "tiny-sd1-b", "tiny-sd1-v", "tiny-sd1-inpaint", "tiny-sdxl"),
-    "forge": ("random-sd15",),
+    "forge": ("random-sd15", "random-sd15-b"),
 }
 """The checkpoints that ``make`` leaves in the folder, each ``.safetensors``."""
 

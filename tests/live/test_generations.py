@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.live import checkpoints
 from tests.live.client import OFF, SIDE, Client, Refused, on
 from tests.live.conftest import Draw
 from tests.live.lora import write_lora
@@ -246,9 +247,7 @@ def test_ways_of_sampling(draw: Draw, name: str, body: dict[str, Any]) -> None:
 
 def test_switching_the_checkpoint_between_jobs(draw: Draw, client: Client, server: Any) -> None:
     """A queue that changes the model: no thresholds or copies of the earlier one."""
-    second = {"a1111": "tiny-sd1-b.safetensors"}.get(server.kind)
-    if second is None:
-        pytest.skip("this host has one checkpoint here")
+    second = checkpoints.SECOND[server.kind]
     before = draw("first model, on", on(memory="copy"))
     first = client.get("/crdiff-probe/state")["checkpoint"]
     client.set_model(second)
