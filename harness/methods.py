@@ -8,7 +8,7 @@ are equal share their images: nothing is drawn twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crdiff_ext.decide import Decision
@@ -33,6 +33,8 @@ class Drawing:
     ratios: Ratios | None = None
     k: float | None = None
     source_size: Size | None = None
+    amplification: str = "exact"
+    """How the combination is come by, see ``crdiff_ext.amplify``."""
 
     def key_fields(self) -> dict[str, Any]:
         """What of this goes into an image's key.
@@ -44,7 +46,10 @@ class Drawing:
             return {"kind": "dense"}
         if self.kind == "amplified":
             assert self.ratios is not None
-            return {"kind": "amplified", "ratios": self.ratios.as_dict(), "k": self.k}
+            fields = {"kind": "amplified", "ratios": self.ratios.as_dict(), "k": self.k}
+            # Exact is what images without the field were drawn with.
+            other = self.amplification != "exact"
+            return fields | ({"amplification": self.amplification} if other else {})
         return {"kind": "resize", "filter": RESIZE_FILTER}
 
 
@@ -90,6 +95,18 @@ def _crdiff(situation: Situation) -> Drawing:
     return _amplified(situation, situation.decision.k)
 
 
+def _cheaper(amplification: str) -> Callable[[Situation], Drawing]:
+    """CR-Diff with a cheaper amplification; at k = 1 there is nothing to save."""
+
+    def choose(situation: Situation) -> Drawing:
+        drawing = _crdiff(situation)
+        return (
+            drawing if drawing.k in (None, 1.0) else replace(drawing, amplification=amplification)
+        )
+
+    return choose
+
+
 def _native_resize(situation: Situation) -> Drawing:
     if not situation.family.native:
         raise CRDiffError(
@@ -99,6 +116,14 @@ def _native_resize(situation: Situation) -> Drawing:
     native = Size(*situation.family.native)
     return DENSE if native == situation.size else Drawing("resize", source_size=native)
 
+
+CHEAPER = {
+    "folded": "As CR-Diff, approximately and in one pass: small weights times 1 - k.",
+    **{
+        f"reuse-{n}": f"As CR-Diff, with the dense pass at every {n}{suffix} step only."
+        for n, suffix in ((2, "nd"), (3, "rd"), (4, "th"))
+    },
+}
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -116,6 +141,15 @@ METHODS: dict[str, Method] = {
             "Pruned output amplification: k times the pruned prediction plus (1 - k) times the "
             "dense one, at every step.",
             _crdiff,
+        ),
+        *(
+            Method(
+                f"crdiff-{amplification}",
+                f"CR-Diff, {amplification}",
+                what,
+                _cheaper(amplification),
+            )
+            for amplification, what in CHEAPER.items()
         ),
         Method(
             "native-resize",

@@ -139,6 +139,7 @@ def _cell(experiment: Experiment, cell: Cell, scores: Scores) -> dict[str, Any]:
             "kind": drawing.kind,
             "ratios": drawing.ratios.as_dict() if drawing.ratios else None,
             "k": drawing.k,
+            "amplification": drawing.amplification if drawing.kind == "amplified" else None,
             "source_size": list(drawing.source_size) if drawing.source_size else None,
         },
         "status": "complete" if len(rows) == len(items) else "partial",

@@ -8,12 +8,11 @@ from typing import Any, Protocol
 
 import torch
 
-from ..amplify import Amplifier, PassCounts, Window
+from ..amplify import Amplifier, PassCounts, Place, Window
 from ..blocks import PrunableWeight
 from ..decide import Decision
 from ..errors import CRDiffError
 from ..noise import Noise
-from ..patch import combine_outputs
 from ..plan_cache import PlanCache
 from ..pruning import PrunePlan, make_plan
 
@@ -70,7 +69,7 @@ class Actor:
         self.decision = decision
         self._ratios = decision.ratios
         self._source = source
-        self._amplifier = Amplifier(decision.k, window, always_dense=True)
+        self._amplifier = Amplifier(decision.k, window)
         self._key: Hashable = None
         self._plan: PrunePlan | None = None
 
@@ -87,7 +86,7 @@ class Actor:
     def __call__(self, call: Callable[[], Any], fraction: float | None) -> Any:
         """Both passes of ``call``, which must bring fresh arguments each time, and their mix.
 
-        Outputs as for ``patch.combine_outputs``; ``fraction`` of the schedule as for ``Window``.
+        Outputs as for ``outputs.prediction_of``; ``fraction`` of the schedule as for ``Window``.
         """
         outputs: list[Any] = []
         noise = Noise()
@@ -108,7 +107,7 @@ class Actor:
         pruned = None if self.failed or self.is_noop else again
         before = self.pruned_passes
         try:
-            combined = self._amplifier(dense, pruned, combine_outputs, fraction)
+            combined = self._amplifier(dense, pruned, Place(fraction, settled=False))
             if before == 0 < self.pruned_passes:
                 self._began()
             return combined
