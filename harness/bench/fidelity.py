@@ -54,6 +54,8 @@ class FidelityConfig:
     modes: tuple[str, ...] = MODES
     k: float = 1.5
     seed: int = 0
+    steps: int | None = None
+    """Sampling steps; None: those that the model recommends."""
 
     def __post_init__(self) -> None:
         unknown = [mode for mode in self.modes if mode not in MODES]
@@ -73,7 +75,7 @@ class Fidelity:
         self.config = config
         self.specs, prompts = demo_prompts(config.captions, config.seed)
         run = demo_config(out, config.captions, config.seed, [str(config.size)])
-        run = dataclasses.replace(run, methods=("dense",), ratios="auto")
+        run = dataclasses.replace(run, methods=("dense",), ratios="auto", steps=config.steps)
         self.experiment: Experiment = open_experiment(run, prompts)
         native = self.experiment.family.native
         self.cells: dict[tuple[str, float], Cell] = {}
