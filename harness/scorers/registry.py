@@ -18,6 +18,8 @@ SCORERS = {
     "fid": "fid:Fid",
     "fid-pytorch": "fid:FidPytorch",
     "kid": "fid:Kid",
+    "image-reward": "image_reward:ImageReward",
+    "image-reward-package": "image_reward_package:ImageRewardPackage",
 }
 """Name -> module:class below ``harness.scorers``, imported when the scorer is asked for."""
 
