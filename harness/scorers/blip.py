@@ -1,8 +1,8 @@
 """ImageReward's network in transformers' own BLIP modules, from the official checkpoint.
 
-ViT-L/16 (layer norms with eps 1e-6) feeds BERT-base with cross-attention; five linear layers without
-activations turn the caption's [CLS] into a reward (Xu et al., "ImageReward", 2023). Every tensor of
-the checkpoint is either loaded under another name or left out on purpose.
+ViT-L/16 (layer norms with eps 1e-6) feeds BERT-base with cross-attention; five linear layers
+without activations turn the caption's [CLS] into a reward (Xu et al., "ImageReward", 2023). Every
+tensor of the checkpoint is either loaded under another name or left out on purpose.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ HEAD_WIDTH = 64
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
 """The reward's standardisation, constants of the official code."""
 
-LEFT_OUT = re.compile(r"blip\.(vision_proj|text_proj)\.|blip\.text_encoder\.embeddings\.position_ids")
+LEFT_OUT = re.compile(
+    r"blip\.(vision_proj|text_proj)\.|blip\.text_encoder\.embeddings\.position_ids"
+)
 """In the checkpoint, but not in the reward: two projections, and a row of numbers 0, 1, 2, ..."""
 
 RENAMED = (
@@ -32,8 +34,14 @@ RENAMED = (
     (r"^blip\.visual_encoder\.pos_embed$", "vision.embeddings.position_embedding"),
     (r"^blip\.visual_encoder\.patch_embed\.proj\.", "vision.embeddings.patch_embedding."),
     (r"^blip\.visual_encoder\.norm\.", "vision.post_layernorm."),
-    (r"^blip\.visual_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision.encoder.layers.\1.layer_norm\2."),
-    (r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.qkv\.", r"vision.encoder.layers.\1.self_attn.qkv."),
+    (
+        r"^blip\.visual_encoder\.blocks\.(\d+)\.norm(\d)\.",
+        r"vision.encoder.layers.\1.layer_norm\2.",
+    ),
+    (
+        r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.qkv\.",
+        r"vision.encoder.layers.\1.self_attn.qkv.",
+    ),
     (
         r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.proj\.",
         r"vision.encoder.layers.\1.self_attn.projection.",
@@ -47,7 +55,7 @@ HEAD = {0: 1024, 2: 128, 4: 64, 6: 16, 7: 1}
 
 
 class RewardNetwork(nn.Module):
-    """Pixels float32 [n, 3, s, s] and a caption's tokens int64 [n, t] -> standardised reward [n]."""
+    """Pixels float32 [n, 3, s, s], captions' tokens int64 [n, t] -> standardised rewards [n]."""
 
     def __init__(self, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
         super().__init__()

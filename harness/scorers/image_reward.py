@@ -102,4 +102,3 @@ def bert_tokenizer(vocabulary: Path) -> Any:
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     return tokenizer
-

@@ -51,7 +51,7 @@ def main(checkpoint: str, med_config: str, vocabulary: str, device: str) -> None
 
     restore_helpers()
     read_vocabulary_from(vocabulary)
-    import ImageReward
+    import ImageReward  # type: ignore[import-not-found]  # it is in the other environment
     import torch
     from PIL import Image
 

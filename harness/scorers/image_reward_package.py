@@ -1,9 +1,9 @@
 """ImageReward by the image-reward package itself, as a second opinion.
 
 The package (1.5, 2023) needs a transformers that our diffusers can't use, so it lives in an
-environment of its own (``make env-imagereward``, from ``requirements/imagereward.lock``) and runs as
-a child process that we talk to over pipes. ``make parity-image-reward`` holds the two against each
-other.
+environment of its own (``make env-imagereward``, from ``requirements/imagereward.lock``) and runs
+as a child process that we talk to over pipes. ``make parity-image-reward`` holds the two against
+each other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import subprocess
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from crdiff_ext.errors import CRDiffError
-from harness.scorers.base import ImageScorer, batches, prepare
+from harness.scorers.base import batches, prepare
 from harness.scorers.image_reward import CHECKPOINT, MED_CONFIG, VOCABULARY, ImageReward
 from harness.stats import Array
 
@@ -115,11 +116,9 @@ class Child:
         """One score for each image. Raises CRDiffError when the package fails."""
         asked = {"images": [_png(image) for image in images], "captions": list(captions)}
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended: reading its answer says so
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended: reading its answer says so
         return [float(value) for value in self._answer("scores")]
 
     def close(self) -> None:
@@ -149,10 +148,8 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Close its input, which ends it; kill it if that takes long."""
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            try:
+            with suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:

@@ -39,7 +39,7 @@ def med_config(sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def checkpoint(sizes: dict[str, int], seed: int) -> dict[str, Tensor]:
-    """Every tensor of ImageReward.pt, random; scaled so that activations neither die nor explode."""
+    """Every tensor of ImageReward.pt, random, so scaled that activations keep their size."""
     make = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
 

@@ -157,14 +157,19 @@ def test_true_architecture(pictures, tmp_path: Path) -> None:
     )
     stored = torch.load(folder / "image-reward" / "ImageReward.pt", mmap=True)
     assert len(stored) == weights.EXPECTED_KEYS
-    left_out = sum(t.numel() for n, t in stored.items() if n.startswith(("blip.v", "blip.t")) and
-                   n.split(".")[1] in ("vision_proj", "text_proj"))
+    left_out = sum(
+        t.numel()
+        for n, t in stored.items()
+        if n.startswith(("blip.v", "blip.t")) and n.split(".")[1] in ("vision_proj", "text_proj")
+    )
     parameters = sum(p.numel() for p in network.parameters())
     assert parameters + left_out == weights.EXPECTED_PARAMETERS
     del network, stored
     images, captions = pictures(2, 6, weights.SHAPES[1:3]), list(weights.CAPTIONS[::2])
     found = scorer(folder).score(images, captions)
-    np.testing.assert_allclose(found, independent(folder, images, captions, weights.TRUE), atol=1e-4)
+    np.testing.assert_allclose(
+        found, independent(folder, images, captions, weights.TRUE), atol=1e-4
+    )
 
 
 def test_a_tensor_too_many_or_too_few_is_refused(small: Path, tmp_path: Path) -> None:
