@@ -129,6 +129,11 @@ def gradients(
     calibration prompt. There are no training images at hand, so the clean latents are the dense
     model's own for that prompt.
     """
+    kind = run.scheduler.config.prediction_type
+    if kind not in _TARGETS:
+        raise CRDiffError(
+            f"Taylor's criterion needs a model that predicts epsilon or v, not {kind}: leave it out"
+        )
     parameters = [cast(torch.Tensor, layer.module.weight) for layer in layers]
     asked = [parameter.requires_grad for parameter in parameters]
     totals = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in parameters]
@@ -188,16 +193,11 @@ def _loss(
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     a = run.scheduler.alphas_cumprod[time].to(clean.device, torch.float32)
     signal, spread = a.sqrt().to(clean.dtype), (1 - a).sqrt().to(clean.dtype)
-    kind = run.scheduler.config.prediction_type
-    if kind not in _TARGETS:
-        raise CRDiffError(
-            f"Taylor's criterion needs a model that predicts epsilon or v, not {kind}: leave it out"
-        )
     noised = signal * clean + spread * noise
     given = {name: _prompt_half(value, run.guided) for name, value in conditions.items()}
     times = torch.tensor([time], device=clean.device)
     output = run.unet(noised, times, **{**given, "return_dict": False})[0]
-    target = _TARGETS[kind](clean, noise, signal, spread)
+    target = _TARGETS[run.scheduler.config.prediction_type](clean, noise, signal, spread)
     return torch.nn.functional.mse_loss(output.float(), target.float())
 
 

@@ -75,11 +75,13 @@ def obs_prune(
     columns = weight.shape[1]
     upper = inverse_factor(hessian, damping).to(weight.device)
     work = weight.detach().to(torch.float32, copy=True)
+    unused = (hessian.diagonal() == 0).to(weight.device)  # inputs that were always 0: go first
     for start in range(0, columns, block):
         end = min(start + block, columns)
         part, factor = work[:, start:end], upper[start:end, start:end]
         number = count * end // columns - count * start // columns
-        gone = _smallest(part.square() / factor.diagonal().square(), number)
+        scores = part.square() / factor.diagonal().square()
+        gone = _smallest(scores.masked_fill(unused[start:end], 0), number)
         errors = torch.zeros_like(part)
         for i in range(end - start):
             error = torch.where(gone[:, i], part[:, i], 0) / factor[i, i]
