@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crdiff_ext.errors import CRDiffError
 from harness.config import AUTHORS_GUIDANCE, AUTHORS_STEPS, DTYPES, NOT_IN_PAPER, RunConfig, Size
+from harness.method_names import known_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         action="append",
         metavar="NAME",
-        help="dense, pruned, crdiff, native-resize; repeat or separate by commas "
-        "(default: dense,crdiff)",
+        help=f"{known_names()}; repeat or separate by commas (default: dense,crdiff)",
     )
     add(
         "--ratios",
