@@ -101,7 +101,7 @@ KEYS: dict[str, Key] = {
     "config": Key(_path, "diffusers folder to read a single file with"),
     "prediction": Key(_text, "epsilon or v_prediction"),
     "limit": Key(_whole, "only the first prompts"),
-    "references": Key(_path, "folder of real images, or an .npz of mu and sigma"),
+    "reference": Key(_path, "folder of real images, or an .npz of mu and sigma"),
 }
 
 

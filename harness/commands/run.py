@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".txt, .csv, .tsv (MLPerf's), or COCO's captions_val2014.json, of which the authors' "
         "sample is drawn",
     )
-    add("--references", type=Path, metavar="DIR|NPZ", help="real images, or mu and sigma of them")
+    add("--reference", type=Path, metavar="DIR|NPZ", help="real images, or mu and sigma of them")
     add("--out", type=Path, metavar="DIR", help="where everything is written")
     add(
         "--method",
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of(args)
     config = config_of(settings)
-    prompts = read_prompts(settings["prompts"], config.limit, settings.get("references"))
+    prompts = read_prompts(settings["prompts"], config.limit, settings.get("reference"))
     presets = stored_presets(settings.get("presets"))
     return draw_and_report(config, prompts, presets, args.dry_run)
 
@@ -106,7 +106,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
     given = {key: getattr(args, key, None) for key in KEYS}
     given["methods"] = _names(args.methods)
-    given["seeds"] = _seeds(args.seeds)
+    given["seeds"] = seeds_of(args.seeds)
     settings = merge(read_experiment(args.experiment) if args.experiment else {}, given)
     need(settings, NEEDED)
     return settings
@@ -130,7 +130,8 @@ def _names(given: list[str] | None) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _seeds(given: list[str] | None) -> tuple[int, ...] | None:
+def seeds_of(given: list[str] | None) -> tuple[int, ...] | None:
+    """Seeds as ``--seed`` takes them: repeated, or separated by commas. Raises CRDiffError."""
     if given is None:
         return None
     words = [word.strip() for text in given for word in text.split(",")]

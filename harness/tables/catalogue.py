@@ -47,17 +47,18 @@ LABELS = {
 }
 
 PAPER_HEADS = (
-    Head("fid", "FID", rises=False),
-    Head("clip", "CLIP"),
-    Head("image_reward", "ImageReward"),
-    Head("pick_score", "PickScore"),
-    Head("aesthetic", "Aesthetic Score"),
+    Head("fid-pytorch", "fid", "FID", rises=False, per_image=False),
+    Head("clip-score", "clip", "CLIP"),
+    Head("image-reward", "image_reward", "ImageReward"),
+    Head("pick-score", "pick_score", "PickScore"),
+    Head("aesthetic", "aesthetic", "Aesthetic Score"),
 )
+"""The paper's columns, and the scorers that fill them."""
 STAND_IN_HEADS = (
-    Head("embedded_frechet", "embedded Fréchet distance", rises=False, decimals=1),
-    Head("caption_check_all", "caption check: all facts"),
-    Head("embedded_reward", "embedded reward"),
-    Head("caption_check_facts", "caption check: facts"),
+    Head("embedded_frechet", "", "embedded Fréchet distance", False, 1, per_image=False),
+    Head("caption_check_all", "", "caption check: all facts"),
+    Head("embedded_reward", "", "embedded reward"),
+    Head("caption_check_facts", "", "caption check: facts"),
 )
 
 
@@ -126,7 +127,7 @@ def _quality(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
     for row in places:
         entries: list[Entry | None] = []
         for head in panel.heads:
-            values = row.get(head.metric, (None, None))
+            values = row.get(head.key, (None, None))
             entries += _pair(row, head, values, head == panel.reward, runs=key != "3")
         rows.append(Row((row["model"], row["size"]), tuple(entries)))
     return [_table(key, paper, panel, ("Model", "Resolution"), columns, rows)]
@@ -174,14 +175,14 @@ def _coefficient(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
         cells = tuple(Where(model, size, Variant("crdiff", k=k)) for k in paper["k"])
         values = {row["metric"]: row["values"] for row in paper["rows"]} if published else {}
         best = values.get("best_share", (None,) * len(cells))
-        label = "IR" if panel.reward.metric == "image_reward" else panel.reward.label
+        label = "IR" if panel.reward.key == "image_reward" else panel.reward.label
         first = [
             Entry(value, BestShare(cell, cells, panel.reward.metric), 2)
             for value, cell in zip(best, cells, strict=True)
         ]
         rows = [Row((f"Best {label} % ↑",), tuple(first))]
         for head in panel.heads:
-            known = values.get(head.metric, (None,) * len(cells))
+            known = values.get(head.key, (None,) * len(cells))
             line = [
                 Entry(value, Mean(cell, head.metric), head.decimals)
                 for value, cell in zip(known, cells, strict=True)
@@ -229,7 +230,7 @@ def _sparsity(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
             cell = Where(model, size, Variant("pruned", str(ratio)) if ratio else DENSE)
             zero = paper["paper_at_zero"] if published and not ratio else {}
             entries = [
-                Entry(zero.get(head.metric), Mean(cell, head.metric), head.decimals)
+                Entry(zero.get(head.key), Mean(cell, head.metric), head.decimals)
                 for head in panel.heads
             ]
             rows.append(Row((model, str(size), f"{ratio:.0%}"), tuple(entries)))
@@ -252,7 +253,7 @@ def _criteria(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
             values = known.get(name, {})
             entries: list[Entry | None] = [
                 Entry(
-                    values.get(head.metric),
+                    values.get(head.key),
                     Mean(cell, head.metric),
                     head.decimals,
                     more=(("min–max", Normalised(cell, drawn, head.metric)),),

@@ -10,12 +10,14 @@ from harness.tables.quantities import Book, Ours, Quantity, measured
 
 @dataclass(frozen=True)
 class Head:
-    """A metric's column: its name in results, and how tables label it."""
+    """A metric's column: its scorer's name, its name in paper.json, and how tables label it."""
 
     metric: str
+    key: str
     label: str
     rises: bool = True
     decimals: int = 3
+    per_image: bool = True
 
     @property
     def title(self) -> str:
