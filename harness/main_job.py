@@ -17,6 +17,7 @@ from harness.execute import Tally, missing_batches
 from harness.experiment import Experiment, open_experiment
 from harness.locate import read_json
 from harness.methods import Drawing
+from harness.probe import estimate, estimate_line
 from harness.prompts import PromptSet
 from harness.report.page import write_report
 from harness.report.text import cell_table, decision_lines
@@ -72,8 +73,12 @@ def draw_and_report(
     experiment = open_experiment(config, prompts, presets)
     for line in decision_lines(experiment):
         print(line)
+    if prompts.note:
+        print(f"- {prompts.note}")
+        experiment.notes.append(prompts.note)
     if dry_run:
         print(dry_run_line(experiment))
+        print(probe_line(experiment))
         return 0
     results, _, tally = conduct(experiment, "run")
     print(cell_table(results))
@@ -95,6 +100,19 @@ def dry_run_line(experiment: Experiment) -> str:
         f"Dry run: {draw} images to draw ({passes} UNet passes at {steps} steps), "
         f"{scale} to scale from them; nothing was drawn."
     )
+
+
+def probe_line(experiment: Experiment) -> str:
+    """How long drawing what is missing will take here, by trying."""
+    from harness.generate import Painter
+
+    todo = missing_batches(experiment.plan, experiment.store)
+    if not any(not batch.sources for batch in todo):
+        return "There is nothing to draw."
+    pipe = experiment.loaded.pipe
+    with all_cores():
+        estimated = estimate(todo, experiment.sampling, lambda some: Painter(pipe, some))
+    return estimate_line(estimated, experiment.sampling.device)
 
 
 def _passes(drawing: Drawing, steps: int) -> int:

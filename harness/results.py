@@ -49,7 +49,7 @@ class Scores:
 
     metrics: tuple[Metric, ...] = ()
     per_image: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    """cell id -> metric -> [n] in the order of the prompts."""
+    """cell id -> metric -> [n] in the order of the prompts, seed by seed."""
     cells: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """cell id -> metric -> {"value", "n", "vs_dense": interval or None}."""
 
@@ -92,9 +92,11 @@ def build_results(
             "sha256": prompts.sha256,
             "used": len(prompts.prompts),
             "total": prompts.total,
+            "note": prompts.note or None,
         },
         "settings": {
             "seed": config.seed,
+            "seeds": list(config.seeds),
             "steps": sampling.steps,
             "guidance": sampling.guidance,
             "negative_prompt": sampling.negative,
