@@ -64,6 +64,24 @@ def test_calls_of_one_step_are_told_apart_by_their_key():
     assert model.dense_at == [(5.0, "cond"), (5.0, "uncond"), (4.0, "only now")]
 
 
+def test_a_level_that_differs_by_rounding_is_the_same_step():
+    model = Model("reuse-3")
+    for level in (8.0, 4.0, 4.000002, 2.0, 1.0, 1.0000005):
+        model.call(level)
+    assert [level for level, _ in model.dense_at] == [8.0, 1.0, 1.0000005]
+
+
+def test_a_key_of_odd_steps_only_is_made_anew_too():
+    model = Model("reuse-2")
+    for step in range(8):  # as NGMS calls: uncond is skipped in odd steps
+        model.call(8.0 - step, "both" if step % 2 == 0 else "cond alone")
+    assert [key for _, key in model.dense_at].count("cond alone") == 4
+    model = Model("reuse-4")
+    for step in range(8):
+        model.call(8.0 - step, "both" if step % 2 == 0 else "cond alone")
+    assert [level for level, key in model.dense_at if key == "cond alone"] == [7.0, 3.0]
+
+
 def test_a_rising_level_begins_anew():
     model = Model("reuse-4")
     for level in (5.0, 4.0, 3.0, 5.0, 4.0):
