@@ -67,6 +67,12 @@ class CRDiff:
         """Either "recompute" or "copy", as settled for this UNet."""
         return self._weights.memory
 
+    def prepare(self) -> None:
+        """Make the copies of weights now, inside ``attached()``, instead of in the first call."""
+        if self.note is None:
+            with self._weights.active():
+                pass
+
     @contextmanager
     def attached(self) -> Iterator[CRDiff]:
         """Inside, calling the UNet applies CR-Diff; at the end its forward is what it was.

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where cost-MODEL.json and .md are written (default: out/bench)",
     )
+    add("--no-images", action="store_true", help="measure UNet calls only")
     add("--json", action="store_true", help="print the numbers as JSON, and nothing else")
 
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         device=args.device,
         dtype=args.dtype,
+        images=not args.no_images,
     )
     result = measure(config)
     written = save(result, args.out)
