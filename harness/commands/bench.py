@@ -1,11 +1,14 @@
-"""Measure the core's speed and memory: ``crdiff bench plan``."""
+"""Measure speed and memory: ``crdiff bench plan``, ``crdiff bench criteria``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-BENCHES = {"plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds")}
+BENCHES = {
+    "plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds"),
+    "criteria": ("harness.commands.bench_criteria", "seconds that pruning criteria take"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
