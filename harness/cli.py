@@ -18,10 +18,12 @@ from crdiff_ext.errors import CRDiffError
 
 COMMANDS = {
     "run": ("harness.commands.run", "draw images with any SD1.5, SD2.1 or SDXL checkpoint"),
+    "score": ("harness.commands.score", "score a run's stored images: FID, CLIP, ImageReward, ..."),
     "demo": ("harness.commands.demo", "show on a small trained model what CR-Diff does"),
     "inspect": ("harness.commands.inspect", "family, decision and sparsity of a checkpoint"),
     "presets": ("harness.commands.presets", "list, show, export and import stored ratios"),
     "search": ("harness.commands.search", "search block ratios by simulated annealing"),
+    "tables": ("harness.commands.tables", "the paper's tables with its values and ours"),
     "bench": ("harness.commands.bench", "measure the core's speed and memory"),
     "export": ("harness.commands.export", "write a pipeline as the single file that WebUIs read"),
     "check-embedded": ("harness.commands.check_embedded", "how far its measures can be trusted"),

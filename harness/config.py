@@ -59,7 +59,8 @@ class RunConfig:
     ``ratios`` is "auto" (act on unseen sizes with a stored entry), "stored" (act at every size,
     also the native one) or three ratios as text (act at every size with these). ``k`` None is the
     stored entry's own, or 1.5 where the ratios are not stored ones. ``config`` and
-    ``prediction`` help to load a single file, see ``pipelines.load_pipeline``.
+    ``prediction`` help to load a single file, see ``pipelines.load_pipeline``. With
+    ``more_seeds`` every prompt is drawn once more for each of them, see :func:`image_seed`.
     """
 
     model: str
@@ -79,6 +80,7 @@ class RunConfig:
     limit: int | None = None
     config: Path | None = None
     prediction: str | None = None
+    more_seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sizes:
@@ -94,10 +96,18 @@ class RunConfig:
                 raise CRDiffError(f"--{name} is {value}: it must be at least {low}")
         if self.guidance is not None:
             _within("guidance", self.guidance, 0.0, 100.0)
-        if not 0 <= self.seed < 2**63:
-            raise CRDiffError(f"--seed is {self.seed}: it must be between 0 and 2^63 - 1")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise CRDiffError("a seed is named twice: give each seed once")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**63:
+                raise CRDiffError(f"--seed is {seed}: it must be between 0 and 2^63 - 1")
         if self.dtype not in DTYPES:
             raise CRDiffError(f"--dtype {self.dtype} is not known: use one of {', '.join(DTYPES)}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds: as many images of each prompt."""
+        return (self.seed, *self.more_seeds)
 
     def given_ratios(self) -> Ratios | None:
         """The ratios that the user typed, or None for "auto" and "stored". Raises CRDiffError."""
@@ -109,9 +119,15 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise CRDiffError(f"--{name} is {value}: it must lie between {low:g} and {high:g}")
 
 
-def image_seed(seed: int, index: int) -> int:
-    """The seed of prompt number ``index`` (from 0): every prompt has noise of its own.
+SEED_STRIDE = 1_000_003
+"""What every further seed is moved by: torch's CPU generator keeps the last 32 bits of a seed."""
 
-    All methods and sizes give a prompt the same seed, so that differences are paired.
+
+def image_seed(seed: int, index: int, number: int = 0) -> int:
+    """The seed of prompt number ``index``'s image with the run's seed ``number`` (both from 0).
+
+    Every prompt has noise of its own, and all methods and sizes give it the same, so that
+    differences are paired. Further seeds are moved by a stride, so that seeds such as 0 and 1
+    never give two prompts the same noise.
     """
-    return (seed + index) % 2**63
+    return (seed + index + number * SEED_STRIDE) % 2**63

@@ -24,7 +24,7 @@ from harness.locate import read_json
 from harness.plan import Cell
 from harness.prompts import PromptSet
 from harness.results import Metric, Scores, build_results, utc_now
-from harness.stats import Interval, paired_interval
+from harness.stats import Interval, by_prompt, paired_interval
 from harness.verdict import judge
 
 METHODS = ("dense", "pruned", "crdiff", "native-resize")
@@ -129,6 +129,8 @@ def score_cells(experiment: Experiment, specs: Sequence[SceneSpec]) -> Scores:
 
     A method that draws nothing of its own at a size shares its scores with the cell that it copies.
     """
+    seeds = len(experiment.sampling.seeds)
+    specs = list(specs) * seeds
     reward = EmbeddedReward.load()
     scores = Scores(METRICS)
     features: dict[str, np.ndarray] = {}
@@ -146,7 +148,7 @@ def score_cells(experiment: Experiment, specs: Sequence[SceneSpec]) -> Scores:
         dense = f"{cell.size}/dense"
         compared = dense if dense != cell.id and dense in scores.per_image else None
         entry = {
-            metric.name: _summary(metric, cell.id, compared, scores)
+            metric.name: _summary(metric, cell.id, compared, scores, seeds)
             for metric in METRICS
             if metric.per_image
         }
@@ -170,9 +172,14 @@ def _score(
     return values, reward.features(images)
 
 
-def _summary(metric: Metric, cell: str, dense: str | None, scores: Scores) -> dict[str, Any]:
+def _summary(
+    metric: Metric, cell: str, dense: str | None, scores: Scores, seeds: int
+) -> dict[str, Any]:
     values = scores.per_image[cell][metric.name]
-    difference = paired_interval(values, scores.per_image[dense][metric.name]) if dense else None
+    difference = None
+    if dense is not None:
+        theirs = scores.per_image[dense][metric.name]
+        difference = paired_interval(by_prompt(values, seeds), by_prompt(theirs, seeds))
     return _entry(float(values.mean()), len(values), difference)
 
 

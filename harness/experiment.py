@@ -104,6 +104,7 @@ def resolve_sampling(
         device=device,
         seed=config.seed,
         batch=int(choose("batch", config.batch, 1, "default")),
+        more_seeds=config.more_seeds,
     )
     given = config.scheduler != "default"
     origins["scheduler"] = "given" if given else f"the model's own ({NOT_IN_PAPER})"

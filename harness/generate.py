@@ -137,7 +137,8 @@ class Painter:
             assert drawing.k is not None
             weights = prunable_parameters(self.pipe.unet)
             plan = make_plan(weights, drawing.ratios)
-            self._handles = {drawing: CRDiff(self.pipe.unet, plan, drawing.k)}
+            handle = CRDiff(self.pipe.unet, plan, drawing.k, amplification=drawing.amplification)
+            self._handles = {drawing: handle}
         return self._handles[drawing]
 
     def _sample(self, batch: Batch) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crdiff_ext.amplify import FOLDED, reuse_interval
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.presets import Preset
 from harness.config import RunConfig
@@ -14,6 +16,8 @@ from harness.environment import all_cores
 from harness.execute import Tally, missing_batches
 from harness.experiment import Experiment, open_experiment
 from harness.locate import read_json
+from harness.methods import Drawing
+from harness.probe import estimate, estimate_line
 from harness.prompts import PromptSet
 from harness.report.page import write_report
 from harness.report.text import cell_table, decision_lines
@@ -69,8 +73,12 @@ def draw_and_report(
     experiment = open_experiment(config, prompts, presets)
     for line in decision_lines(experiment):
         print(line)
+    if prompts.note:
+        print(f"- {prompts.note}")
+        experiment.notes.append(prompts.note)
     if dry_run:
         print(dry_run_line(experiment))
+        print(probe_line(experiment))
         return 0
     results, _, tally = conduct(experiment, "run")
     print(cell_table(results))
@@ -84,17 +92,34 @@ def dry_run_line(experiment: Experiment) -> str:
     todo = missing_batches(experiment.plan, experiment.store)
     draw = sum(len(batch.items) for batch in todo if not batch.sources)
     scale = sum(len(batch.items) for batch in todo if batch.sources)
-    passes = sum(_passes(batch.drawing.k) * len(batch.items) for batch in todo if not batch.sources)
     steps = experiment.sampling.steps
+    passes = sum(
+        _passes(batch.drawing, steps) * len(batch.items) for batch in todo if not batch.sources
+    )
     return (
-        f"Dry run: {draw} images to draw ({passes * steps} UNet passes at {steps} steps), "
+        f"Dry run: {draw} images to draw ({passes} UNet passes at {steps} steps), "
         f"{scale} to scale from them; nothing was drawn."
     )
 
 
-def _passes(k: float | None) -> int:
-    """UNet passes a step: one for dense images and at k = 1, otherwise two."""
-    return 1 if k in (None, 1.0) else 2
+def probe_line(experiment: Experiment) -> str:
+    """How long drawing what is missing will take here, by trying."""
+    from harness.generate import Painter
+
+    todo = missing_batches(experiment.plan, experiment.store)
+    if not any(not batch.sources for batch in todo):
+        return "There is nothing to draw."
+    pipe = experiment.loaded.pipe
+    with all_cores():
+        estimated = estimate(todo, experiment.sampling, lambda some: Painter(pipe, some))
+    return estimate_line(estimated, experiment.sampling.device)
+
+
+def _passes(drawing: Drawing, steps: int) -> int:
+    """UNet passes an image; a step has one when dense, folded or at k = 1, otherwise up to two."""
+    if drawing.kind != "amplified" or drawing.k == 1 or drawing.amplification == FOLDED:
+        return steps
+    return steps + math.ceil(steps / reuse_interval(drawing.amplification))
 
 
 def tally_line(tally: Tally) -> str:

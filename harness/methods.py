@@ -40,6 +40,8 @@ class Drawing:
     ratios: Ratios | None = None
     k: float | None = None
     source_size: Size | None = None
+    amplification: str = "exact"
+    """How the combination is come by, see ``crdiff_ext.amplify``."""
     criterion: Criterion | None = None
     """Which weights go; None: the smallest ones, CR-Diff's own criterion."""
     told_size: Size | None = None
@@ -57,6 +59,8 @@ class Drawing:
         if self.kind == "amplified":
             assert self.ratios is not None
             fields |= {"ratios": self.ratios.as_dict(), "k": self.k}
+        if self.amplification != "exact":  # what images without the field were drawn with
+            fields["amplification"] = self.amplification
         if self.criterion is not None:
             fields["criterion"] = self.criterion.as_dict()
         if self.told_size is not None:
@@ -113,9 +117,29 @@ def _native(situation: Situation, method: str) -> Size:
     return Size(*situation.family.native)
 
 
+def _cheaper(amplification: str) -> Choice:
+    """CR-Diff with a cheaper amplification; at k = 1 there is nothing to save."""
+
+    def choose(situation: Situation) -> Drawing:
+        drawing = amplified(situation)
+        nothing = drawing.k in (None, 1.0)
+        return drawing if nothing else replace(drawing, amplification=amplification)
+
+    return choose
+
+
 def _native_resize(situation: Situation) -> Drawing:
     native = _native(situation, "native-resize")
     return DENSE if native == situation.size else Drawing("resize", source_size=native)
+
+
+CHEAPER = {
+    "folded": "As CR-Diff, approximately and in one pass: small weights times 1 - k.",
+    **{
+        f"reuse-{n}": f"As CR-Diff, with the dense pass at every {n}{suffix} step only."
+        for n, suffix in ((2, "nd"), (3, "rd"), (4, "th"))
+    },
+}
 
 
 def _told(situation: Situation, drawing: Drawing) -> Drawing:
@@ -211,6 +235,15 @@ METHODS: dict[str, Method] = {
             "Pruned output amplification: k times the pruned prediction plus (1 - k) times the "
             "dense one, at every step.",
             amplified,
+        ),
+        *(
+            Method(
+                f"crdiff-{amplification}",
+                f"CR-Diff, {amplification}",
+                what,
+                _cheaper(amplification),
+            )
+            for amplification, what in CHEAPER.items()
         ),
         Method(
             "native-resize",

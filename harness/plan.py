@@ -35,6 +35,12 @@ class Sampling:
     device: str
     seed: int
     batch: int
+    more_seeds: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds, the first one first."""
+        return (self.seed, *self.more_seeds)
 
     def key_fields(self) -> dict[str, Any]:
         """The shared part of every image's key (seed and batch are each image's own)."""
@@ -68,7 +74,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Item:
-    """One image to be: its prompt, and the specification whose hash is its key."""
+    """One image to be: its prompt, and the specification whose hash is its key.
+
+    ``index`` is its place in its cell: all prompts with the first seed, then with the next one.
+    """
 
     index: int
     prompt: Prompt
@@ -115,7 +124,7 @@ class Plan:
             yield from batches
 
     def items(self, cell: Cell) -> list[Item]:
-        """The cell's images in the order of the prompts."""
+        """The cell's images in the order of the prompts, seed by seed."""
         return [item for batch in self._batches(cell.size, cell.drawing) for item in batch.items]
 
     def same_as(self, cell: Cell) -> str | None:
@@ -134,13 +143,8 @@ class Plan:
 
     def _make(self, size: Size, drawing: Drawing) -> Iterator[Batch]:
         if drawing.source_size is None:
-            for start in range(0, len(self.prompts), self.sampling.batch):
-                group = self.prompts[start : start + self.sampling.batch]
-                items = [
-                    self._item(size, drawing, start + place, prompt, _batch(len(group), place))
-                    for place, prompt in enumerate(group)
-                ]
-                yield Batch(size, drawing, tuple(items))
+            for number in range(len(self.sampling.seeds)):
+                yield from self._seed_batches(size, drawing, number)
             return
         for batch in self._batches(drawing.source_size, DENSE):
             scaled = [
@@ -149,10 +153,25 @@ class Plan:
             ]
             yield Batch(size, drawing, tuple(scaled), tuple(item.key for item in batch.items))
 
+    def _seed_batches(self, size: Size, drawing: Drawing, number: int) -> Iterator[Batch]:
+        """The batches of seed ``number`` (from 0): never of two seeds, so that seeds can be added.
+
+        Keys of the first seed do not depend on how many there are.
+        """
+        first = number * len(self.prompts)
+        for start in range(0, len(self.prompts), self.sampling.batch):
+            group = self.prompts[start : start + self.sampling.batch]
+            items = [
+                self._item(size, drawing, first + start + place, prompt, _batch(len(group), place))
+                for place, prompt in enumerate(group)
+            ]
+            yield Batch(size, drawing, tuple(items))
+
     def _item(
         self, size: Size, drawing: Drawing, index: int, prompt: Prompt, more: dict[str, Any]
     ) -> Item:
-        seed = image_seed(self.sampling.seed, index)
+        number, place = divmod(index, len(self.prompts))
+        seed = image_seed(self.sampling.seeds[number], place, number)
         spec = {
             **self.sampling.key_fields(),
             "method": drawing.key_fields(),

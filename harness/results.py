@@ -49,7 +49,7 @@ class Scores:
 
     metrics: tuple[Metric, ...] = ()
     per_image: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    """cell id -> metric -> [n] in the order of the prompts."""
+    """cell id -> metric -> [n] in the order of the prompts, seed by seed."""
     cells: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """cell id -> metric -> {"value", "n", "vs_dense": interval or None}."""
 
@@ -92,9 +92,11 @@ def build_results(
             "sha256": prompts.sha256,
             "used": len(prompts.prompts),
             "total": prompts.total,
+            "note": prompts.note or None,
         },
         "settings": {
             "seed": config.seed,
+            "seeds": list(config.seeds),
             "steps": sampling.steps,
             "guidance": sampling.guidance,
             "negative_prompt": sampling.negative,
@@ -140,6 +142,7 @@ def _cell(experiment: Experiment, cell: Cell, scores: Scores) -> dict[str, Any]:
             "kind": drawing.kind,
             "ratios": drawing.ratios.as_dict() if drawing.ratios else None,
             "k": drawing.k,
+            "amplification": drawing.amplification if drawing.kind == "amplified" else None,
             "source_size": list(drawing.source_size) if drawing.source_size else None,
             "told_size": list(drawing.told_size) if drawing.told_size else None,
             "criterion": _criterion(experiment, cell),

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from crdiff_ext.errors import CRDiffError
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 RESAMPLES = 4000
@@ -85,3 +87,30 @@ def around(estimate: float, error: float, n: int, level: float) -> Interval:
     """``estimate +- t * error``, t with n - 1 degrees of freedom."""
     half = stats.t.ppf(0.5 + level / 2, n - 1) * error
     return Interval(estimate, float(estimate - half), float(estimate + half), level, n)
+
+
+def complete(values: Array, expected: int, what: str) -> Array:
+    """``values`` as float64 if there are ``expected`` finite ones. Raises CRDiffError.
+
+    A gap is never left out of a mean: what could not be drawn or scored may be what is hard.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    good = int(np.isfinite(values).sum())
+    if values.shape != (expected,) or good != expected:
+        raise CRDiffError(
+            f"{what} has {good} of {expected} scores: nothing is left out of a mean, so run the "
+            "same command again to draw and score what is missing"
+        )
+    return values
+
+
+def by_prompt(values: Array, seeds: int) -> Array:
+    """Scores [seeds * n], seed by seed, averaged over each prompt's seeds: [n].
+
+    Intervals over these resample prompts with all of their seeds, as clusters: further seeds make
+    a prompt's value surer, but are no further prompts. Raises ValueError.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if seeds < 1 or len(values) % seeds:
+        raise ValueError(f"{len(values)} scores are not of {seeds} seeds a prompt")
+    return values.reshape(seeds, -1).mean(0)

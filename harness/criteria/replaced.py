@@ -16,7 +16,7 @@ import torch
 from crdiff_ext.amplify import Amplifier, PassCounts
 from crdiff_ext.blocks import prunable_layers
 from crdiff_ext.errors import CRDiffError
-from crdiff_ext.patch import combine_outputs, fresh
+from crdiff_ext.patch import fresh
 
 _HANDLE = "_crdiff_replaced"  # on our own forward function, to know it again
 
@@ -95,7 +95,6 @@ class ReplacedWeights:
             return self._amplifier(
                 lambda: original(*fresh(args), **fresh(kwargs)),
                 (lambda: pruned(args, kwargs)) if self._swaps else None,
-                combine_outputs,
             )
 
         setattr(forward, _HANDLE, self)

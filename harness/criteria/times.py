@@ -22,7 +22,8 @@ FILE = "criteria.json"
 def choice_key(sampling: Sampling, drawing: Drawing, size: Size) -> str:
     """A hash of all that the chosen weights depend on: not k, and for magnitudes no size."""
     fields = drawing.key_fields()
-    fields.pop("k", None)
+    for name in ("k", "amplification"):
+        fields.pop(name, None)
     calibrated = drawing.criterion is not None and drawing.criterion.prompts
     place = {"height": size.height, "width": size.width} if calibrated else {}
     return key_of({**sampling.key_fields(), "choice": fields, **place})

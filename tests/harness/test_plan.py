@@ -186,3 +186,17 @@ def test_native_resize_needs_a_native_size() -> None:
     family = replace(EMBEDDED, native=None)
     with pytest.raises(CRDiffError, match="leave this method out"):
         make_cells(config(methods=("native-resize",), ratios="0.1"), family, STORED)
+
+
+def test_one_seeds_keys_do_not_depend_on_the_others() -> None:
+    one, three = plan_for(), plan_for(sampling=replace(SAMPLING, more_seeds=(8, 1)))
+    for cell, same in zip(one.cells, three.cells, strict=True):
+        keys = [item.key for item in one.items(cell)]
+        more = [item.key for item in three.items(same)]
+        assert more[: len(keys)] == keys
+        assert len(set(more)) == len(more) == 3 * len(keys)
+    items = three.items(three.cells[0])
+    assert [item.index for item in items] == list(range(18))
+    assert [item.prompt.text for item in items] == [f"prompt number {i}" for i in range(6)] * 3
+    assert len({item.seed % 2**32 for item in items}) == 18  # torch keeps 32 bits: no noise twice
+    assert len({item.seed for item in items}) == 18
