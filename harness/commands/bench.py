@@ -13,6 +13,7 @@ COST = "harness.commands.bench_cost"
 SUBJECTS = {
     "plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds"),
     "fidelity": ("harness.commands.bench_fidelity", "cheaper amplifications against the exact one"),
+    "criteria": ("harness.commands.bench_criteria", "seconds that pruning criteria take"),
 }
 
 
