@@ -3,8 +3,8 @@
 # explains it. Another interpreter: make PYTHON=/path/to/python3.12 ... (PYTHON_COMPAT for test-compat).
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-compat env-gradio3 env-gradio4 demo test test-fast pytest test-compat test-webui \
-	lint format format-check typecheck clean distclean
+.PHONY: help env env-compat env-gradio3 env-gradio4 env-imagereward demo test test-fast pytest \
+	test-compat test-webui parity-image-reward lint format format-check typecheck clean distclean
 
 BIN := .venv/bin
 SOURCES := crdiff_ext harness scripts tests tools install.py preload.py
@@ -29,6 +29,10 @@ env-compat:
 env-gradio3 env-gradio4: env-%: env-compat
 	@.venv-compat/bin/python tools/setup_env.py .venv-$* requirements/$*.lock --over .venv-compat
 
+# Its torch is .venv's. The package (2023) needs an older transformers than the harness.
+env-imagereward: env ## the image-reward package's environment, for the metric image-reward-package
+	@$(BIN)/python tools/setup_env.py .venv-imagereward requirements/imagereward.lock --over .venv
+
 demo: env ## show CR-Diff on the embedded model: table, report.html, results.json (ARGS="..." for flags)
 	@$(BIN)/crdiff demo $(ARGS)
 
@@ -51,6 +55,9 @@ test-webui: env-gradio3 env-gradio4 ## tests/webui as A1111 (gradio 3.41.2) and 
 test-compat: env-compat ## the core's tests as AUTOMATIC1111 has it: torch 2.1.2, Python 3.10 or 3.11
 	$(TEST_ENV) .venv-compat/bin/python -m pytest -p no:cacheprovider tests/core tests/golden $(ARGS)
 
+parity-image-reward: env-imagereward ## our ImageReward against the package's, 1e-5, random weights (5 GB of memory)
+	$(TEST_ENV) $(BIN)/python -m pytest -p no:cacheprovider -m live -s tests/scorers/test_parity_package.py $(ARGS)
+
 lint: env ## ruff check
 	$(BIN)/ruff check $(wildcard $(SOURCES))
 
@@ -69,4 +76,4 @@ clean: ## remove caches and build leftovers
 	find . -name '.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments too
-	rm -rf .venv .venv-compat .venv-gradio3 .venv-gradio4
+	rm -rf .venv .venv-compat .venv-gradio3 .venv-gradio4 .venv-imagereward

@@ -1,17 +1,29 @@
-"""Pruned output amplification (the paper's Section 3.4) and when to do it."""
+"""Pruned output amplification (the paper's Section 3.4) and when to do it.
+
+Three ways to come by ``z = k z_pruned + (1 - k) z_dense``:
+
+- ``exact``: a dense and a pruned pass in each call; twice the UNet time.
+- ``folded``: one pass with the weights ``W' = W`` where kept and ``(1 - k) W`` where pruned. Equal
+  to first order in the pruned weights: ``k f(W_kept) + (1 - k) f(W) = f(W') + O(|W_small|^2)``,
+  because both sides move along the same direction, by ``(1 - k) W_small``.
+- ``reuse-N``: pruned passes, and a dense one at every N-th step, whose difference is used again in
+  between (``reuse.py``); 1 + 1/N times the UNet time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any
 
 import torch
 
 from .errors import CRDiffError
-from .settings import K_DEFAULT, check_k
+from .outputs import prediction_of, with_prediction
+from .reuse import Deltas
+from .settings import AMPLIFICATIONS, K_DEFAULT, check_k
 
-Output = TypeVar("Output")
+EXACT, FOLDED = "exact", "folded"
 
 
 def combine(z_dense: torch.Tensor, z_pruned: torch.Tensor, k: float) -> torch.Tensor:
@@ -61,12 +73,49 @@ class Window:
         return self.start <= fraction < self.end
 
 
+def reuse_interval(amplification: str) -> int:
+    """N of "reuse-N"; 1 for the other ways, which need a dense pass at each step or at none."""
+    return int(amplification.rpartition("-")[2]) if amplification.startswith("reuse-") else 1
+
+
+def small_weight_factor(amplification: str, k: float) -> float:
+    """What the pass that sees changed weights multiplies the small ones by."""
+    return 1 - k if amplification == FOLDED else 0.0
+
+
+def expected_cost(amplification: str, k: float) -> float:
+    """UNet passes a step while acting: 2 exact, 1 folded, 1 + 1/N with reuse; 1 at k = 0 and 1."""
+    if amplification == FOLDED or k in (0, 1):
+        return 1.0
+    return 1 + 1 / reuse_interval(amplification)
+
+
 @dataclass
 class PassCounts:
-    """Forward passes made so far."""
+    """Forward passes made so far; a folded pass counts as a pruned one."""
 
     dense_passes: int = 0
     pruned_passes: int = 0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a generation a UNet call is.
+
+    Attributes:
+        fraction: of the schedule, see ``Window``.
+        level: sigma or timestep, only compared with others; ``reuse-N`` needs it.
+        key: tells the calls of one step apart: conditioning slice, position.
+        owner: kept alive with a difference, where ``key`` has the identity of an object.
+        settled: False when weights may still change in the next forward, as in hosts that merge
+            LoRAs in it. Then a dense pass comes first, if only to be thrown away.
+    """
+
+    fraction: float | None = None
+    level: float | None = None
+    key: Hashable = None
+    owner: Any = None
+    settled: bool = True
 
 
 @dataclass
@@ -75,43 +124,75 @@ class Amplifier:
 
     Attributes:
         k: 0 to 3 (CRDiffError otherwise). 0: dense pass only. 1: pruned pass only, the dense one
-            would not count, unless ``always_dense``.
+            would not count.
         window: when to act; outside it, dense pass only.
-        always_dense: make the dense pass even at k = 1. Hosts that merge LoRAs into the weights
-            during the first forward need it: their backup must be of dense weights.
+        amplification: "exact", "folded" or "reuse-N", see this module's docstring. For "folded",
+            ``pruned`` must make the pass with folded weights (``small_weight_factor``).
         stats: passes made so far.
     """
 
     k: float = K_DEFAULT
     window: Window = field(default_factory=Window)
-    always_dense: bool = False
+    amplification: str = EXACT
     stats: PassCounts = field(default_factory=PassCounts)
 
     def __post_init__(self) -> None:
         self.k = check_k(self.k)
+        if self.amplification not in AMPLIFICATIONS:
+            raise CRDiffError(
+                f"amplification is {self.amplification!r}: use one of {', '.join(AMPLIFICATIONS)}"
+            )
+        self._deltas = Deltas(reuse_interval(self.amplification))
 
     def __call__(
         self,
-        dense: Callable[[], Output],
-        pruned: Callable[[], Output] | None,
-        combine_outputs: Callable[[Output, Output, float], Output],
-        fraction: float | None = None,
-    ) -> Output:
-        """One amplified UNet call; the dense pass always comes first.
+        dense: Callable[[], Any],
+        pruned: Callable[[], Any] | None,
+        place: Place = Place(),
+    ) -> Any:
+        """One amplified UNet call; a dense pass, if there is one, always comes first.
+
+        Outputs as for ``outputs.prediction_of``; what they hold besides the prediction is the
+        dense pass's where there is one.
 
         Args:
             dense: makes the dense pass.
-            pruned: makes the pruned pass; None: there is nothing to prune.
-            combine_outputs: ``combine`` for the kind of output that the passes give.
-            fraction: where in the schedule, see ``Window``.
+            pruned: makes the pruned (or folded) pass; None: there is nothing to prune.
+            place: where in the generation.
         """
-        if pruned is None or self.k == 0 or not self.window.active(fraction):
-            self.stats.dense_passes += 1
-            return dense()
-        if self.k == 1 and not self.always_dense:
-            self.stats.pruned_passes += 1
-            return pruned()
+        if pruned is None or self.k == 0 or not self.window.active(place.fraction):
+            return self._dense(dense)
+        if self.k == 1 or self.amplification == FOLDED:
+            if not place.settled:
+                self._dense(dense)
+            return self._pruned(pruned)
+        delta = None
+        if self._deltas.every > 1:
+            delta = self._deltas.at(place.level, place.key)
+        if delta is not None and place.settled:
+            output = self._pruned(pruned)
+            z_pruned = prediction_of(output)
+            if z_pruned.shape == delta.shape:
+                return with_prediction(output, z_pruned.add(delta, alpha=self.k - 1))
+            raise CRDiffError(
+                f"a difference of shape {list(delta.shape)} was kept for a prediction of shape "
+                f"{list(z_pruned.shape)}: use exact amplification with this sampler"
+            )
+        output = self._dense(dense)
+        z_dense = prediction_of(output)
+        z_pruned = prediction_of(self._pruned(pruned))
+        if self._deltas.every > 1:
+            self._deltas.keep(place.key, z_pruned - z_dense, place.owner)
+        return with_prediction(output, combine(z_dense, z_pruned, self.k))
+
+    def free(self) -> None:
+        """Let go of differences kept for reuse."""
+        self._deltas.clear()
+
+    def _dense(self, dense: Callable[[], Any]) -> Any:
         self.stats.dense_passes += 1
-        z_dense = dense()
+        return dense()
+
+    def _pruned(self, pruned: Callable[[], Any]) -> Any:
         self.stats.pruned_passes += 1
-        return combine_outputs(z_dense, pruned(), self.k)
+        return pruned()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .amplify import Amplifier, PassCounts, Window, combine
+from .amplify import EXACT, FOLDED, Amplifier, PassCounts, Place, Window, small_weight_factor
 from .errors import CRDiffError
 from .pruning import PrunePlan
 from .settings import K_DEFAULT
@@ -19,6 +17,7 @@ from .weights import PrunedWeights
 
 logger = logging.getLogger(__name__)
 
+_ARGUMENTS = (("sample", "x"), ("timestep", "timesteps"), ("encoder_hidden_states", "context"))
 _HANDLE = "_crdiff_handle"  # on our own forward function, to know it again
 
 
@@ -32,6 +31,7 @@ class CRDiff:
         k: amplification, 0 to 3; at 1 only the pruned pass is made, at 0 only the dense one.
         memory: how the pruned pass gets its weights, see ``weights.py``.
         window: part of the schedule to act in; unless it is whole, set ``fraction`` at each step.
+        amplification: "exact", "folded" or "reuse-N", see ``amplify.py``.
 
     Attributes:
         fraction: steps done / steps in all, set by whoever samples; None until then.
@@ -45,12 +45,14 @@ class CRDiff:
         k: float = K_DEFAULT,
         memory: str = "auto",
         window: Window = Window(),  # noqa: B008 - immutable
+        amplification: str = EXACT,
     ) -> None:
         self.unet = unet
         self.plan = plan
         self.fraction: float | None = None
-        self._amplifier = Amplifier(k, window)
-        self._weights = PrunedWeights(unet, plan, memory)
+        self._amplifier = Amplifier(k, window, amplification)
+        factor = small_weight_factor(amplification, self._amplifier.k)
+        self._weights = PrunedWeights(unet, plan, memory, factor)
         self.note = plan.why_noop
         if self.note is None and self._amplifier.k == 0:
             self.note = "k is 0: one dense pass, nothing changed"
@@ -64,6 +66,12 @@ class CRDiff:
     def memory(self) -> str:
         """Either "recompute" or "copy", as settled for this UNet."""
         return self._weights.memory
+
+    def prepare(self) -> None:
+        """Make the copies of weights now, inside ``attached()``, instead of in the first call."""
+        if self.note is None:
+            with self._weights.active():
+                pass
 
     @contextmanager
     def attached(self) -> Iterator[CRDiff]:
@@ -91,6 +99,7 @@ class CRDiff:
             else:
                 self.unet.__dict__["forward"] = before
             self._weights.free()
+            self._amplifier.free()
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """A forward that makes both passes of ``original`` and combines them."""
@@ -106,35 +115,27 @@ class CRDiff:
             return self._amplifier(
                 lambda: dense(args, kwargs),
                 None if self.plan.is_noop else lambda: pruned(args, kwargs),
-                combine_outputs,
-                self.fraction,
+                self._place(args, kwargs),
             )
 
         setattr(forward, _HANDLE, self)
         return forward
 
+    def _place(self, args: Any, kwargs: Any) -> Place:
+        """The call's timestep, and what tells it from others of its step: shape and conditioning.
 
-def combine_outputs(dense: Any, pruned: Any, k: float) -> Any:
-    """``combine`` for a tensor, a tuple that begins with one, or an object with ``sample``.
-
-    All else that the output holds is the dense pass's. Raises CRDiffError for other outputs.
-    """
-    if isinstance(dense, torch.Tensor):
-        return combine(dense, pruned, k)
-    if isinstance(dense, (tuple, list)) and dense and isinstance(dense[0], torch.Tensor):
-        members = [combine(dense[0], pruned[0], k), *dense[1:]]
-        return members if isinstance(dense, list) else tuple(members)
-    if isinstance(getattr(dense, "sample", None), torch.Tensor):
-        z = combine(dense.sample, pruned.sample, k)
-        if dataclasses.is_dataclass(dense) and not isinstance(dense, type):
-            return dataclasses.replace(dense, sample=z)
-        combined = copy.copy(dense)
-        combined.sample = z
-        return combined
-    raise CRDiffError(
-        f"the UNet gave a {type(dense).__name__}: a tensor, a tuple or an output with .sample is "
-        "needed"
-    )
+        The arguments of diffusers' and LDM's UNets: sample, timestep, text.
+        """
+        if self._amplifier.amplification in (EXACT, FOLDED):
+            return Place(self.fraction)  # the rest isn't needed; reading a timestep may wait for it
+        sample, timestep, text = (
+            next((kwargs[name] for name in names if name in kwargs), None)
+            if len(args) <= position
+            else args[position]
+            for position, names in enumerate(_ARGUMENTS)
+        )
+        level = None if timestep is None else float(torch.as_tensor(timestep).max())
+        return Place(self.fraction, level, (tuple(getattr(sample, "shape", ())), id(text)), text)
 
 
 def fresh(value: Any) -> Any:

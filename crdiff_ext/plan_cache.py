@@ -38,6 +38,9 @@ class PlanCache:
                 self._plans.popitem(last=False)
         return plan
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._plans
+
     def __len__(self) -> int:
         return len(self._plans)
 

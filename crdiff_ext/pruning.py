@@ -149,16 +149,27 @@ def keep_mask(weight: torch.Tensor, threshold: float) -> torch.Tensor:
     return magnitude > threshold
 
 
-def prune(weight: torch.Tensor, threshold: float) -> torch.Tensor:
-    """A new tensor: the weight with zeros where ``|w| <= threshold``; never tied to autograd."""
+def prune(weight: torch.Tensor, threshold: float, factor: float = 0.0) -> torch.Tensor:
+    """A new tensor: the weight, multiplied by ``factor`` where ``|w| <= threshold``.
+
+    0 prunes; ``1 - k`` folds the amplification into the weights (see ``amplify.py``). Weights that
+    are kept stay the same to the bit; products are rounded once to the weight's type. Never tied to
+    autograd.
+    """
     weight = weight.detach()
-    if weight.dtype in _FP8:  # no arithmetic, but 0x00 is zero
-        bits = weight.view(torch.uint8)
-        return (bits * keep_mask(weight, threshold)).view(weight.dtype)
+    if weight.dtype in _FP8:  # no arithmetic
+        kept = keep_mask(weight, threshold)
+        scaled = (weight.to(torch.float32) * factor).to(weight.dtype)
+        bits = torch.where(kept, weight.view(torch.uint8), scaled.view(torch.uint8))
+        # Plain zeros where pruned, also of negative weights.
+        return (bits if factor else bits * kept).view(weight.dtype)
     if _comparable(weight, threshold) is weight:
         # x where x < -t or x > t, else 0, in one fused pass: 4 to 20 times faster than a mask.
-        return torch.nn.functional.hardshrink(weight, threshold)
-    return weight.masked_fill(~keep_mask(weight, threshold), 0)
+        kept = torch.nn.functional.hardshrink(weight, threshold)
+        # weight - kept is the weight or 0, without rounding
+        return kept.add_(weight - kept, alpha=factor) if factor else kept
+    mask = keep_mask(weight, threshold)
+    return torch.where(mask, weight, weight * factor) if factor else weight.masked_fill(~mask, 0)
 
 
 def report(weights: Iterable[PrunableWeight], plan: PrunePlan) -> SparsityReport:

@@ -14,6 +14,8 @@ GROUPS = ("down", "mid", "up")
 
 K_DEFAULT = 1.5
 K_MAX = 3.0
+AMPLIFICATIONS = ("exact", "folded", "reuse-2", "reuse-3", "reuse-4")
+"""How ``z = k z_pruned + (1 - k) z_dense`` is come by, see ``amplify.py``."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Settings:
         k: amplification, z = k z_pruned + (1 - k) z_dense; 1 is pruning alone, 0 the dense model.
         start, end: part of the schedule in which to act, as fractions of its steps.
         memory: how a pruned pass gets its weights, see ``weights.py``.
+        amplification: "exact" (two passes), "folded" (one, approximate) or "reuse-N" (the dense
+            pass at every N-th step), see ``amplify.py``.
         passes: which passes of a hires-fix generation to act in.
         hires: where the hires pass' ratios come from: "as first" (the same rule as the first
             pass), "stored" (for the second pass' size), or "set" (``hires_ratios``).
@@ -99,6 +103,7 @@ class Settings:
     start: float = 0.0
     end: float = 1.0
     memory: str = "auto"
+    amplification: str = "exact"
     passes: str = "both"
     hires: str = "as first"
     hires_ratios: Ratios | None = None
@@ -176,6 +181,7 @@ class Settings:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "mode": ("off", "auto", "always"),
     "memory": ("auto", "recompute", "copy"),
+    "amplification": AMPLIFICATIONS,
     "passes": ("first", "hires", "both"),
     "hires": ("as first", "stored", "set"),
 }

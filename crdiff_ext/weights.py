@@ -8,11 +8,14 @@
   device (CUDA: the driver's free memory and torch's own unused cache; CPU: Linux' MemAvailable),
   else ``recompute``, which it also is where free memory isn't known.
 
+A pass with a ``factor`` sees the same weights multiplied by it instead of zeros: the folded pass of
+``amplify.py``. Everything said of pruned weights here holds for folded ones.
+
 Both put a new Parameter into the layer's own table of parameters and put the very same dense
 Parameter back; storage, ``_version`` and identity of the dense one never change.
 
-Nesting: inside a pruned pass, pruning the same module again with equal thresholds does nothing;
-with other thresholds it is an error, because it would prune what is pruned already.
+Nesting: inside a pruned pass, pruning the same module again with equal thresholds and factor does
+nothing; with others it is an error, because it would prune what is pruned already.
 Not for several threads at once on one module.
 """
 
@@ -46,9 +49,15 @@ class _Layer:
     module: torch.nn.Module
     table: MutableMapping[str, Any]
     threshold: float
+    factor: float = 0.0
     dense: torch.Tensor | None = None
     copy: torch.nn.Parameter | None = None
     copied_from: tuple[Any, ...] = ()
+
+    @property
+    def mark(self) -> tuple[float, float]:
+        """What a pruned pass leaves on the layer to be known by."""
+        return self.threshold, self.factor
 
     def swap_in(self, weight: torch.nn.Parameter) -> None:
         self.dense = self.table["weight"]
@@ -60,14 +69,15 @@ class _Layer:
             self.dense = None
 
     def pruned(self) -> torch.nn.Parameter:
-        """The pruned weight as a new Parameter on the dense one's device."""
+        """The pruned (or folded) weight as a new Parameter on the dense one's device."""
         weight = self.table["weight"]
         if weight.device.type == "meta":
             raise CRDiffError(
                 f"layer {self.name} has no data (it is on the meta device): load the model "
                 "without sequential offloading"
             )
-        return torch.nn.Parameter(prune(weight, self.threshold), requires_grad=False)
+        pruned = prune(weight, self.threshold, self.factor)
+        return torch.nn.Parameter(pruned, requires_grad=False)
 
     def up_to_date_copy(self) -> torch.nn.Parameter:
         """The masked copy; made anew when the dense weight was moved or changed since."""
@@ -89,17 +99,20 @@ class PrunedWeights:
         module: any module with prunable layers (LDM or diffusers names).
         plan: its thresholds; layers of groups left alone are not touched.
         memory: "auto", "recompute" or "copy", see this module's docstring.
+        factor: what small weights are multiplied by; 0 prunes them.
 
     Raises CRDiffError for an unknown mode, for compiled modules, and for layers whose weight is
     no plain attribute.
     """
 
-    def __init__(self, module: torch.nn.Module, plan: PrunePlan, memory: str = "auto") -> None:
+    def __init__(
+        self, module: torch.nn.Module, plan: PrunePlan, memory: str = "auto", factor: float = 0.0
+    ) -> None:
         if memory not in MODES:
             raise CRDiffError(f"memory is {memory!r}: use one of {', '.join(MODES)}")
         _refuse_compiled(module)
         self._layers = [
-            _Layer(layer.name, layer.module, _table_of(layer.module, layer.name), threshold)
+            _Layer(layer.name, layer.module, _table_of(layer.module, layer.name), threshold, factor)
             for layer in prunable_layers(module)
             if (threshold := plan.thresholds[layer.group]) is not None
         ]
@@ -128,7 +141,7 @@ class PrunedWeights:
         with ExitStack() as stack:
             stack.callback(_release, mine)
             for layer in mine:
-                layer.module.__dict__[_MARK] = layer.threshold
+                layer.module.__dict__[_MARK] = layer.mark
             if self.memory == "copy":
                 for layer in mine:
                     layer.swap_in(layer.up_to_date_copy())
@@ -210,12 +223,12 @@ def _release(layers: list[_Layer]) -> None:
 
 
 def _is_marked(layer: _Layer) -> bool:
-    """Whether a surrounding pruned pass has the layer already, with the same threshold.
+    """Whether a surrounding pruned pass has the layer already, with the same threshold and factor.
 
     Raises CRDiffError when it has it with another one.
     """
     mark = layer.module.__dict__.get(_MARK)
-    if mark is not None and mark != layer.threshold:
+    if mark is not None and mark != layer.mark:
         raise CRDiffError(
             f"layer {layer.name} is inside a pruned pass with another threshold: end that one first"
         )

@@ -73,9 +73,11 @@ def execute(plan: Plan, store: Store, make_painter: Callable[[], Draws]) -> Tall
 def describe(batch: Batch) -> str:
     """Such as ``96x128 k=1.5 at 0.3 / 0.2 / 0.1``: for the progress bar."""
     drawing = batch.drawing
+    told = f" (told {drawing.told_size})" if drawing.told_size else ""
     if drawing.kind == "amplified":
-        return f"{batch.size} k={drawing.k:g} at {drawing.ratios}"
-    return f"{batch.size} {drawing.kind}"
+        by = f"{drawing.criterion.name} " if drawing.criterion else ""
+        return f"{batch.size} {by}k={drawing.k:g} at {drawing.ratios}{told}"
+    return f"{batch.size} {drawing.kind}{told}"
 
 
 def _log_finished(batch: Batch, following: Sequence[Batch], tally: Tally, count: int) -> None:

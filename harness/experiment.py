@@ -154,8 +154,9 @@ def make_cells(
         decision, forced = decide_for(config, family, size, presets)
         for method in methods:
             drawing = method.choose(Situation(size, family, decision))
+            acts = drawing.kind == "amplified"
             cells.append(
-                Cell(size, method, decision, drawing, forced and drawing.kind == "amplified")
+                Cell(size, method, decision, drawing, acts and (forced or not decision.act))
             )
     return cells
 

@@ -7,8 +7,10 @@ the last bits that the batch's size may change. The safety checker is never run.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,15 @@ from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.patch import CRDiff
 from crdiff_ext.pruning import make_plan
+from harness.config import Size
+from harness.criteria.calibrate import Run, StepEnd
+from harness.criteria.choose import Choice, choose_weights
+from harness.criteria.replaced import ReplacedWeights
 from harness.environment import repeatable
 from harness.methods import Drawing
 from harness.plan import Batch, Sampling
+
+log = logging.getLogger(__name__)
 
 KEPT_PROMPTS = 512
 """Encoded prompts that are kept in memory: a few hundred kilobytes each for SDXL."""
@@ -48,18 +56,16 @@ class Painter:
         if hasattr(pipe, "watermark"):  # SDXL's, which comes and goes with an optional package
             self.pipe.watermark = None
         self._handles: dict[Drawing, CRDiff] = {}
+        self._choice: tuple[Any, Choice] | None = None
         self._encoded: OrderedDict[str, dict[str, torch.Tensor]] = OrderedDict()
 
-    @torch.inference_mode()
     def draw(self, batch: Batch) -> tuple[list[Image.Image], float]:
         """The batch's images, RGB, and the seconds an image took. Raises CRDiffError on NaN."""
+        # Before the clock: finding weights is no image's own time (`crdiff bench criteria` tells).
+        passes = self._passes(batch)
         started = time.perf_counter()
-        with repeatable(self.sampling.device):
-            if batch.drawing.kind == "dense":
-                pixels = self._sample(batch)
-            else:
-                with self._handle(batch.drawing).attached():
-                    pixels = self._sample(batch)
+        with torch.inference_mode(), repeatable(self.sampling.device), passes:
+            pixels = self._sample(batch)
         if not np.isfinite(pixels).all():
             raise CRDiffError(
                 f"the model gave pixels that are not numbers (NaN) at {batch.size}: try "
@@ -69,6 +75,45 @@ class Painter:
         images = [Image.fromarray(image) for image in eight_bit]
         return images, (time.perf_counter() - started) / len(images)
 
+    def _passes(self, batch: Batch) -> AbstractContextManager[Any]:
+        """Inside, the UNet makes the passes of the batch's drawing."""
+        drawing = batch.drawing
+        if drawing.kind == "dense":
+            return nullcontext()
+        if drawing.criterion is None:
+            return self._handle(drawing).attached()
+        assert drawing.ratios is not None
+        assert drawing.k is not None
+        weights = self.chosen(drawing, batch.size).weights
+        return ReplacedWeights(self.pipe.unet, weights, drawing.k).attached()
+
+    def chosen(self, drawing: Drawing, size: Size) -> Choice:
+        """What the drawing's criterion leaves, calibrated at ``size``; the last one is kept."""
+        assert drawing.ratios is not None
+        key = (drawing.criterion, drawing.ratios, size, drawing.told_size)
+        if self._choice is None or self._choice[0] != key:
+            self._choice = None  # a copy of all prunable weights: not two at a time
+            with repeatable(self.sampling.device):
+                run = self.calibration(size, drawing.told_size)
+                choice = choose_weights(run, drawing.ratios, drawing.criterion)
+            self._choice = (key, choice)
+            name = drawing.criterion.name if drawing.criterion else "magnitude"
+            log.info(
+                "%s at %s: weights chosen in %.2f s, of which calibration %.2f s",
+                *(name, size, choice.seconds, choice.calibration_seconds),
+            )
+        return self._choice[1]
+
+    def calibration(self, size: Size, told: Size | None = None) -> Run:
+        """How calibration draws with this pipeline: as images are drawn, without decoding them."""
+
+        def draw(text: str, seed: int, step_end: StepEnd) -> torch.Tensor:
+            more = {"output_type": "latent", "callback_on_step_end": step_end}
+            return self._call([text], [seed], size, told, **more)
+
+        guided = self.sampling.guidance > 1
+        return Run(self.pipe.unet, self.pipe.scheduler, draw, self.sampling.steps, guided)
+
     def _handle(self, drawing: Drawing) -> CRDiff:
         """The core's handle for a drawing's ratios; the last one is kept, thresholds and all."""
         if drawing not in self._handles:
@@ -76,29 +121,36 @@ class Painter:
             assert drawing.k is not None
             weights = prunable_parameters(self.pipe.unet)
             plan = make_plan(weights, drawing.ratios)
-            self._handles = {drawing: CRDiff(self.pipe.unet, plan, drawing.k)}
+            handle = CRDiff(self.pipe.unet, plan, drawing.k, amplification=drawing.amplification)
+            self._handles = {drawing: handle}
         return self._handles[drawing]
 
     def _sample(self, batch: Batch) -> np.ndarray:
-        """One pipeline call. Returns float pixels [B, H, W, 3] in 0..1."""
-        generators = [torch.Generator("cpu").manual_seed(item.seed) for item in batch.items]
+        """The batch's float pixels [B, H, W, 3] in 0..1."""
+        texts, seeds = zip(*((item.prompt.text, item.seed) for item in batch.items), strict=True)
+        told = batch.drawing.told_size
+        return self._call(list(texts), list(seeds), batch.size, told, output_type="np")
+
+    def _call(
+        self, texts: list[str], seeds: list[int], size: Size, told: Size | None, **more: Any
+    ) -> Any:
+        """One pipeline call; its images, or latents. ``told``: see ``Drawing.told_size``."""
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         scale = self.pipe.vae_scale_factor
-        shape = (
-            1,
-            self.pipe.unet.config.in_channels,
-            batch.size.height // scale,
-            batch.size.width // scale,
-        )
+        channels = self.pipe.unet.config.in_channels
+        shape = (1, channels, size.height // scale, size.width // scale)
         noise = torch.cat([torch.randn(shape, generator=one) for one in generators])
+        if told is not None:
+            more |= {"original_size": tuple(told), "target_size": tuple(told)}
         output = self.pipe(
-            **self._conditions([item.prompt.text for item in batch.items]),
-            height=batch.size.height,
-            width=batch.size.width,
+            **self._conditions(texts),
+            height=size.height,
+            width=size.width,
             num_inference_steps=self.sampling.steps,
             guidance_scale=self.sampling.guidance,
             latents=noise.to(device=self.sampling.device, dtype=self.pipe.unet.dtype),
             generator=generators,  # samplers that add noise go on with each image's own stream
-            output_type="np",
+            **more,
         )
         return output.images
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crdiff_ext.amplify import FOLDED, reuse_interval
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.presets import Preset
 from harness.config import RunConfig
@@ -14,6 +16,7 @@ from harness.environment import all_cores
 from harness.execute import Tally, missing_batches
 from harness.experiment import Experiment, open_experiment
 from harness.locate import read_json
+from harness.methods import Drawing
 from harness.probe import estimate, estimate_line
 from harness.prompts import PromptSet
 from harness.report.page import write_report
@@ -89,10 +92,12 @@ def dry_run_line(experiment: Experiment) -> str:
     todo = missing_batches(experiment.plan, experiment.store)
     draw = sum(len(batch.items) for batch in todo if not batch.sources)
     scale = sum(len(batch.items) for batch in todo if batch.sources)
-    passes = sum(_passes(batch.drawing.k) * len(batch.items) for batch in todo if not batch.sources)
     steps = experiment.sampling.steps
+    passes = sum(
+        _passes(batch.drawing, steps) * len(batch.items) for batch in todo if not batch.sources
+    )
     return (
-        f"Dry run: {draw} images to draw ({passes * steps} UNet passes at {steps} steps), "
+        f"Dry run: {draw} images to draw ({passes} UNet passes at {steps} steps), "
         f"{scale} to scale from them; nothing was drawn."
     )
 
@@ -110,9 +115,11 @@ def probe_line(experiment: Experiment) -> str:
     return estimate_line(estimated, experiment.sampling.device)
 
 
-def _passes(k: float | None) -> int:
-    """UNet passes a step: one for dense images and at k = 1, otherwise two."""
-    return 1 if k in (None, 1.0) else 2
+def _passes(drawing: Drawing, steps: int) -> int:
+    """UNet passes an image; a step has one when dense, folded or at k = 1, otherwise up to two."""
+    if drawing.kind != "amplified" or drawing.k == 1 or drawing.amplification == FOLDED:
+        return steps
+    return steps + math.ceil(steps / reuse_interval(drawing.amplification))
 
 
 def tally_line(tally: Tally) -> str:

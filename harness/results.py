@@ -21,6 +21,7 @@ from crdiff_ext.settings import K_DEFAULT
 from harness.config import DRAWING_VERSION
 from harness.environment import describe
 from harness.experiment import Experiment
+from harness.methods import Drawing
 from harness.plan import Cell
 from harness.store import Row, write_atomically
 
@@ -141,7 +142,10 @@ def _cell(experiment: Experiment, cell: Cell, scores: Scores) -> dict[str, Any]:
             "kind": drawing.kind,
             "ratios": drawing.ratios.as_dict() if drawing.ratios else None,
             "k": drawing.k,
+            "amplification": drawing.amplification if drawing.kind == "amplified" else None,
             "source_size": list(drawing.source_size) if drawing.source_size else None,
+            "told_size": list(drawing.told_size) if drawing.told_size else None,
+            "criterion": _criterion(drawing),
         },
         "status": "complete" if len(rows) == len(items) else "partial",
         "images": len(rows),
@@ -164,6 +168,13 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "k": decision.k,
         "source": preset.source if preset else None,
     }
+
+
+def _criterion(drawing: Drawing) -> dict[str, Any] | None:
+    """What decided which weights went; None where none did."""
+    if drawing.criterion is None:
+        return {"name": "magnitude"} if drawing.kind == "amplified" else None
+    return {**drawing.criterion.as_dict(), "source": drawing.criterion.source or None}
 
 
 def _digest(rows: Sequence[Row]) -> str | None:

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -158,34 +158,42 @@ class Store:
         return row
 
     def _append(self, row: Row) -> None:
-        """One line, written whole; a torn line that a kill left behind is closed first."""
-        line = json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-        try:
-            with open(self.index, "ab+") as file:
-                end = file.seek(0, os.SEEK_END)
-                if end:
-                    file.seek(end - 1)
-                    if file.read(1) != b"\n":
-                        file.write(b"\n")
-                file.write(line.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise_full_disk(error, self.folder)
-            raise
+        append_rows(self.index, [row])
 
 
-def _read_index(path: Path) -> dict[str, Row]:
-    """Rows by key, the last one of a key counting; lines that are not whole are skipped."""
-    rows: dict[str, Row] = {}
+def append_rows(path: Path, rows: Sequence[Row]) -> None:
+    """One line a row, written whole; a torn line that a kill left behind is closed first."""
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows]
+    try:
+        with open(path, "ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise_full_disk(error, path.parent)
+        raise
+
+
+def whole_rows(path: Path) -> Iterator[Row]:
+    """The objects of a file of JSON lines; lines that are not whole are skipped."""
     if not path.exists():
-        return rows
+        return
     with open(path, "rb") as file:
         for line in file:
             try:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and {"key", "pixels_sha256", "seconds"} <= row.keys():
-                rows[row["key"]] = row
-    return rows
+            if isinstance(row, dict):
+                yield row
+
+
+def _read_index(path: Path) -> dict[str, Row]:
+    """Rows by key, the last one of a key counting."""
+    needed = {"key", "pixels_sha256", "seconds"}
+    return {row["key"]: row for row in whole_rows(path) if needed <= row.keys()}

@@ -11,14 +11,18 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import sys
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
+import torch
 from modules import script_callbacks, sd_models, sd_unet, shared
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
+from ..amplify import Place, reuse_interval
 from ..blocks import PrunableLayer, PrunableWeight, prunable_layers, prunable_parameters
 from ..errors import CRDiffError
 from ..families import UNKNOWN, identify_module
@@ -66,9 +70,14 @@ class Run:
         self._ours: Callable[..., Any] | None = None
         self._before: Callable[..., Any] | None = None
         self._open = True
+        self._calls = 0
 
-    def arm(self, model: Any, actor: Actor, fraction: float | None) -> None:
-        """Let ``actor`` make each ``apply_model`` of ``model`` from here to the end of the run."""
+    def arm(self, model: Any, actor: Actor, place: Place) -> None:
+        """Let ``actor`` make each ``apply_model`` of ``model`` from here to the end of the run.
+
+        ``place``: fraction and level, the same for all of the run's calls, which are told apart by
+        their number and the latents' shape.
+        """
         if self._model is not None:
             return  # the callback is registered twice
         original = model.apply_model
@@ -76,7 +85,9 @@ class Run:
         def apply_model(*args: Any, **kwargs: Any) -> Any:
             if not self._open:  # somebody kept it
                 return original(*args, **kwargs)
-            return actor(lambda: original(*fresh(args), **fresh(kwargs)), fraction)
+            key = self._calls, _shape(args, kwargs)
+            self._calls += 1
+            return actor(lambda: original(*fresh(args), **fresh(kwargs)), replace(place, key=key))
 
         self._before = model.__dict__.get("apply_model")
         self._model, self._ours = model, apply_model
@@ -132,7 +143,7 @@ def on_cfg_denoiser(params: Any) -> None:
         if other is not record and other.actor is not None:
             other.actor.free()  # a model that is done with; its copies would outlast it
     if record.actor is not None:
-        run.arm(model, record.actor, fraction_of(denoiser))
+        run.arm(model, record.actor, Place(fraction_of(denoiser), _level(job, params)))
 
 
 def _record(job: Job, denoiser: Any, model: Any, size: tuple[int, int]) -> Record:
@@ -148,6 +159,22 @@ def _record(job: Job, denoiser: Any, model: Any, size: tuple[int, int]) -> Recor
         refiner=switched and getattr(p, "refiner_checkpoint_info", None) is not None,
         source=lambda: UNetWeights(model, job.settings.memory),
     )
+
+
+def _level(job: Job, params: Any) -> float | None:
+    """Sigma, or the timestep of samplers that go by it; None where nobody needs to know.
+
+    Reading it waits for a GPU.
+    """
+    if reuse_interval(job.settings.amplification) == 1:
+        return None
+    return float(params.sigma.max())
+
+
+def _shape(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    """Of the latents: the first tensor among the arguments of ``apply_model``."""
+    tensors = (x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor))
+    return next((tuple(x.shape) for x in tensors), ())
 
 
 def fraction_of(denoiser: Any) -> float | None:
@@ -201,7 +228,7 @@ class UNetWeights:
         self._model = weakref.ref(model)
         self._memory = "recompute" if getattr(model, "lowvram", False) else memory
         self._layers: list[PrunableLayer] = []
-        self._plan: PrunePlan | None = None
+        self._made_for: tuple[PrunePlan, float] | None = None
         self._weights: PrunedWeights | None = None
 
     def key(self) -> Hashable:
@@ -215,16 +242,28 @@ class UNetWeights:
         unet, file = weakref.ref(model.model.diffusion_model), model.sd_checkpoint_info.filename
         return unet, file, tuple(_state(layer.module) for layer in self._found())
 
+    def settled(self, known: Callable[[], bool]) -> bool:
+        """Whether the next forward merges nothing into the prunable weights.
+
+        As ``network_apply_weights`` and ``network_forward`` of extensions-builtin/Lora/networks.py
+        will find it. That a plan is ``known`` covers what else may have written to the weights: one
+        is only ever made right after a dense pass.
+        """
+        if "lycoris" in sys.modules:  # an extension that merges by an account of its own
+            return False
+        return merges_nothing([layer.module for layer in self._found()]) and known()
+
     def weights(self) -> list[PrunableWeight]:
         """The effective weights, LoRA merged; after a dense pass."""
         return prunable_parameters(self._alive().model.diffusion_model)
 
-    def pruned(self, plan: PrunePlan) -> AbstractContextManager[None]:
-        """Inside, forwards see pruned weights."""
-        if self._weights is None or self._plan is not plan:
+    def pruned(self, plan: PrunePlan, factor: float) -> AbstractContextManager[None]:
+        """Inside, forwards see small weights times ``factor``."""
+        if self._weights is None or self._made_for != (plan, factor):
             self._drop_copies()
             unet = self._alive().model.diffusion_model
-            self._weights, self._plan = PrunedWeights(unet, plan, self._memory), plan
+            self._weights = PrunedWeights(unet, plan, self._memory, factor)
+            self._made_for = plan, factor
         return self._weights.active()
 
     def free(self) -> None:
@@ -235,7 +274,7 @@ class UNetWeights:
     def _drop_copies(self) -> None:
         if self._weights is not None:
             self._weights.free()
-        self._weights = self._plan = None
+        self._weights = self._made_for = None
 
     def _found(self) -> list[PrunableLayer]:
         if not self._layers:
@@ -246,6 +285,28 @@ class UNetWeights:
         model = self._model()
         assert model is not None, "the host sampled with a model that is gone"
         return model
+
+
+def merges_nothing(layers: Sequence[Any]) -> bool:
+    """Whether the host's LoRA extension, if there is one, leaves these layers' weights alone.
+
+    That is so where each layer holds what is wanted by now, by the extension's own account. With
+    ``lora_functional`` LoRAs run beside the weights, once what was merged before is taken out.
+    """
+    lora: Any = sys.modules.get("networks")
+    loaded = getattr(lora, "loaded_networks", None)
+    if loaded is None:
+        return True
+    named = [layer for layer in layers if getattr(layer, "network_layer_name", None) is not None]
+    if getattr(shared.opts, "lora_functional", False):
+        return not loaded or all(
+            getattr(layer, "network_weights_backup", None) is None for layer in layers
+        )
+    try:
+        wanted = tuple((x.name, x.te_multiplier, x.unet_multiplier, x.dyn_dim) for x in loaded)
+    except AttributeError:  # another version's account: nothing is known
+        return False
+    return all(getattr(layer, "network_current_names", ()) == wanted for layer in named)
 
 
 def _state(layer: Any) -> Hashable:

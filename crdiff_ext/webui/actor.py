@@ -1,19 +1,19 @@
-"""A decision at work on one UNet: both passes of each call, and where pruned weights come from."""
+"""A decision at work on one UNet: the passes of each call, and where pruned weights come from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
-from ..amplify import Amplifier, PassCounts, Window
+from ..amplify import EXACT, Amplifier, PassCounts, Place, small_weight_factor
 from ..blocks import PrunableWeight
 from ..decide import Decision
 from ..errors import CRDiffError
 from ..noise import Noise
-from ..patch import combine_outputs
 from ..plan_cache import PlanCache
 from ..pruning import PrunePlan, make_plan
 
@@ -26,39 +26,48 @@ class WeightSource(Protocol):
     def key(self) -> Hashable:
         """Everything that its thresholds depend on, device apart; cheap, asked at each call."""
 
-    def weights(self) -> Iterable[PrunableWeight]:
-        """The effective weights, LoRA included; valid after a dense pass."""
+    def settled(self, known: Callable[[], bool]) -> bool:
+        """Whether the host will change no weight in the next forward, as when it merges a LoRA.
 
-    def pruned(self, plan: PrunePlan) -> AbstractContextManager[None]:
-        """Inside, a forward sees pruned weights; undone whatever happens."""
+        Only then may a pruned pass come first: a merge must never find anything but dense weights.
+
+        Args:
+            known: whether a plan was made for the weights as they are now, by ``key``.
+        """
+
+    def weights(self) -> Iterable[PrunableWeight]:
+        """The effective weights, LoRA included; valid after a dense pass, or when settled."""
+
+    def pruned(self, plan: PrunePlan, factor: float) -> AbstractContextManager[None]:
+        """Inside, a forward sees small weights times ``factor``; undone whatever happens."""
 
     def free(self) -> None:
         """Let go of masked copies."""
 
 
 class Actor:
-    """A decision to act, on one UNet: each call is a dense pass, a pruned pass, and their mix.
+    """A decision to act, on one UNet: which passes each call consists of, and their mix.
 
-    The plan is made after the first dense pass, because hosts merge LoRAs during it, and again
-    whenever the source's key has changed since.
+    The plan is made when no LoRA is left to be merged, which in some hosts is after a dense pass
+    only, and again whenever the source's key has changed since.
 
     Args:
         decision: one that acts.
-        window: part of the schedule to act in.
+        amplifier: made for its ``k``.
         source: the UNet's weights.
         fail: told the sentence of a CRDiffError (damaged weights, say); unless it raises, the
             actor makes dense passes only from then on.
         began: called after the first pruned pass.
 
     Attributes:
-        pruned_passes: forwards that were finished with weights really pruned.
+        pruned_passes: forwards that were finished with weights really pruned (or folded).
         failed: whether a CRDiffError ended the acting.
     """
 
     def __init__(
         self,
         decision: Decision,
-        window: Window,
+        amplifier: Amplifier,
         source: WeightSource,
         fail: Callable[[str], None],
         began: Callable[[], None] = lambda: None,
@@ -70,7 +79,8 @@ class Actor:
         self.decision = decision
         self._ratios = decision.ratios
         self._source = source
-        self._amplifier = Amplifier(decision.k, window, always_dense=True)
+        self._amplifier = amplifier
+        self._factor = small_weight_factor(amplifier.amplification, amplifier.k)
         self._key: Hashable = None
         self._plan: PrunePlan | None = None
 
@@ -80,14 +90,19 @@ class Actor:
         return self._amplifier.stats
 
     @property
+    def amplification(self) -> str:
+        """As in ``Settings``."""
+        return self._amplifier.amplification
+
+    @property
     def is_noop(self) -> bool:
         """Whether the plan is known by now and prunes nothing (ratios too small)."""
         return self._plan is not None and self._plan.is_noop
 
-    def __call__(self, call: Callable[[], Any], fraction: float | None) -> Any:
-        """Both passes of ``call``, which must bring fresh arguments each time, and their mix.
+    def __call__(self, call: Callable[[], Any], place: Place) -> Any:
+        """The passes of ``call``, which must bring fresh arguments each time, and their mix.
 
-        Outputs as for ``patch.combine_outputs``; ``fraction`` of the schedule as for ``Window``.
+        Outputs as for ``outputs.prediction_of``. Whether ``place`` is settled is found out here.
         """
         outputs: list[Any] = []
         noise = Noise()
@@ -99,7 +114,7 @@ class Actor:
             return outputs[0]
 
         def again() -> Any:
-            with self._source.pruned(self.plan()):
+            with self._source.pruned(self.plan(), self._factor):
                 noise.again()
                 output = call()
             self.pruned_passes += not self.is_noop
@@ -108,7 +123,8 @@ class Actor:
         pruned = None if self.failed or self.is_noop else again
         before = self.pruned_passes
         try:
-            combined = self._amplifier(dense, pruned, combine_outputs, fraction)
+            settled = pruned is None or self._settled()
+            combined = self._amplifier(dense, pruned, replace(place, settled=settled))
             if before == 0 < self.pruned_passes:
                 self._began()
             return combined
@@ -116,19 +132,36 @@ class Actor:
             self.failed = True
             self.free()
             self._fail(str(error))
-            return outputs[0] if outputs else call()
+            if outputs:
+                return outputs[0]
+            noise.again()
+            self.stats.dense_passes += 1
+            return dense()
         except BaseException:
             self.free()  # nobody tells a script that a generation failed
             raise
 
     def plan(self) -> PrunePlan:
-        """The thresholds of the weights as they are now; call it after a dense pass."""
-        key = (self._source.key(), self._ratios)
+        """The thresholds of the weights as they are now, which must be settled."""
+        key = self._plan_key()
         if self._plan is None or key != self._key:
             self._plan = PLANS.get(key, lambda: make_plan(self._source.weights(), self._ratios))
             self._key = key
         return self._plan
 
     def free(self) -> None:
-        """Let go of masked copies of weights."""
+        """Let go of masked copies of weights, and of differences kept for reuse."""
         self._source.free()
+        self._amplifier.free()
+
+    def _settled(self) -> bool:
+        if self.amplification == EXACT and self._amplifier.k != 1:
+            return False  # a dense pass comes first in any case
+        return self._source.settled(self._is_planned)
+
+    def _is_planned(self) -> bool:
+        key = self._plan_key()
+        return (self._plan is not None and key == self._key) or key in PLANS
+
+    def _plan_key(self) -> Hashable:
+        return self._source.key(), self._ratios

@@ -16,6 +16,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import script_callbacks, shared
 
 from .. import __version__
+from ..amplify import expected_cost
 from ..errors import CRDiffError
 from ..families import FAMILIES
 from ..presets import MAX_SIDE
@@ -118,7 +119,8 @@ def resolve(body: Mapping[str, Any], adapter: Adapter, library: Library) -> dict
     asked = body.get("settings", {})
     if not isinstance(asked, Mapping):
         raise CRDiffError(f"settings are {asked!r}: an object with arguments by name is needed")
-    values = arguments.named([{"mode": options.default_mode(), **asked}])
+    usual = {"mode": options.default_mode(), "amplification": options.default_amplification()}
+    values = arguments.named([{**usual, **asked}])
     settings = arguments.settings_from(values, options.limits())
     facts = _facts(body.get("model"), adapter)
     decision = decide_for(settings, library.presets(), facts, size, part)
@@ -128,6 +130,8 @@ def resolve(body: Mapping[str, Any], adapter: Adapter, library: Library) -> dict
         "sentence": decision.sentence,
         "ratios": None if decision.ratios is None else decision.ratios.as_dict(),
         "k": decision.k,
+        "amplification": settings.amplification,
+        "cost": expected_cost(settings.amplification, decision.k) if decision.act else 1.0,
         "preset": None if decision.preset is None else decision.preset.to_dict(),
         "family": facts.family.name,
         "checkpoint": facts.checkpoint or None,

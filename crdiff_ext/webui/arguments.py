@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
+from ..amplify import EXACT
 from ..errors import CRDiffError
-from ..settings import GROUPS, K_DEFAULT, Ratios, Settings, as_number
+from ..settings import AMPLIFICATIONS, GROUPS, K_DEFAULT, Ratios, Settings, as_number
 
 STORED, SET = "stored", "set"
 SAME = "as first"
@@ -25,6 +26,12 @@ class Argument:
     default: Any
     label: str
     choices: tuple[str, ...] = ()
+
+
+class Limits(TypedDict, total=False):
+    """Fields of Settings that the settings page decides."""
+
+    native_area_tolerance: float
 
 
 # Append only: position is how old API clients and saved UI defaults find a value.
@@ -45,6 +52,7 @@ ARGUMENTS = (
     Argument("hires_mid", 0.3, "Hires mid block"),
     Argument("hires_up", 0.3, "Hires up blocks"),
     Argument("refiner", True, "Act after the refiner switch too"),
+    Argument("amplification", EXACT, "Amplification", AMPLIFICATIONS),
 )
 NAMES = tuple(argument.name for argument in ARGUMENTS)
 DEFAULTS = {argument.name: argument.default for argument in ARGUMENTS}
@@ -75,12 +83,13 @@ def named(args: Sequence[Any]) -> dict[str, Any]:
     return values
 
 
-def settings_from(values: Mapping[str, Any], limits: Mapping[str, float] | None = None) -> Settings:
+def settings_from(values: Mapping[str, Any], limits: Limits | None = None) -> Settings:
     """Checked Settings from values by name; ``limits`` are the settings page's tolerances.
 
     Sliders count only where their source is "set". Raises CRDiffError that names the field.
     """
     chosen = {name: _choice(name, values[name]) for name in ("mode", "ratios", "hires_ratios")}
+    tolerances: Limits = {} if limits is None else limits
     mode = chosen["mode"] if _flag("enabled", values["enabled"]) else "off"
     return Settings(
         mode=mode,
@@ -89,18 +98,19 @@ def settings_from(values: Mapping[str, Any], limits: Mapping[str, float] | None 
         start=values["start"],
         end=values["end"],
         memory=_choice("memory", values["memory"]),
+        amplification=_choice("amplification", values["amplification"]),
         passes=_choice("passes", values["passes"]),
         hires=chosen["hires_ratios"],
         hires_ratios=_sliders(values, "hires_") if chosen["hires_ratios"] == SET else None,
         refiner=_flag("refiner", values["refiner"]),
-        **(limits or {}),
+        **tolerances,
     )
 
 
 def values_from(settings: Settings) -> dict[str, Any]:
     """The inverse of ``settings_from``: values by name; sliders not in use stay default."""
     values = {**DEFAULTS, "enabled": settings.mode != "off"}
-    for name in ("k", "start", "end", "memory", "passes", "refiner"):
+    for name in ("k", "start", "end", "memory", "amplification", "passes", "refiner"):
         values[name] = getattr(settings, name)
     values["mode"] = settings.mode
     values["hires_ratios"] = settings.hires

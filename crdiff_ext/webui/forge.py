@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from ..amplify import Place, reuse_interval
 from .actor import Actor
 from .forge_models import Models
 from .forge_weights import ForgeWeights, Online, copy_bytes
@@ -43,6 +44,8 @@ class _Sampling:
         begun: the checkpoint that this sampling began with.
         size: (height, width) of the pass in pixels; None before the first denoiser call.
         fraction: of the schedule; None before the first denoiser call.
+        level: sigma of the denoiser call, where it is needed: reading it waits for a GPU.
+        calls: of the UNet in this denoiser call so far.
         busy: inside one of our calls.
     """
 
@@ -50,6 +53,8 @@ class _Sampling:
     begun: Any
     size: tuple[int, int] | None = None
     fraction: float | None = None
+    level: float | None = None
+    calls: int = 0
     busy: bool = False
 
     def switched(self) -> bool:
@@ -57,6 +62,13 @@ class _Sampling:
         p: Any = self.p()
         wanted = getattr(p, "refiner_checkpoint_info", None)
         return wanted is not None and p.sd_model.sd_checkpoint_info is not self.begun
+
+    def place(self, args: dict[str, Any]) -> Place:
+        """Where a call of the UNet is. PAG and SAG make more of them, each with its own number."""
+        kinds = tuple(args.get("cond_or_uncond", ()))
+        key = self.calls, tuple(args["input"].shape), kinds
+        self.calls += 1
+        return Place(self.fraction, self.level, key)
 
 
 class ForgeAdapter:
@@ -102,6 +114,9 @@ class ForgeAdapter:
         if _sampling_of(_slot(p.sd_model.forge_objects.unet)) is not sampling:
             self._put(p, job, sampling)
         sampling.size = latent_size(params.x)
+        sampling.calls = 0
+        if reuse_interval(job.settings.amplification) > 1:
+            sampling.level = float(params.sigma.max())
         if denoiser.total_steps:
             # Adaptive samplers go past the number of steps that was announced.
             sampling.fraction = min(denoiser.step / denoiser.total_steps, 1 - 1e-6)
@@ -155,7 +170,7 @@ class ForgeAdapter:
                 return run(apply_model, args)
             sampling.busy = True
             try:
-                return actor(lambda: run(apply_model, args), sampling.fraction)
+                return actor(lambda: run(apply_model, args), sampling.place(args))
             finally:
                 sampling.busy = False
 

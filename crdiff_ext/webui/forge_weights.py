@@ -1,4 +1,4 @@
-"""The weights of a UNet of the Forge family, and how a pruned pass gets them pruned.
+"""The weights of a UNet of the Forge family, and how a pruned (or folded) pass gets its own.
 
 A layer is *plain* when its forward uses the weight as it is stored. Where all layers are, the
 core's ``PrunedWeights`` does it all. Otherwise (storage in fp8, weights swapped to the CPU, LoRA
@@ -52,7 +52,7 @@ class Online:
 
     def register(self) -> None:
         """Make the host know our kind of patch; harmless to repeat."""
-        self.calculators[PATCH] = lambda weight, strength, threshold: prune(weight, threshold)
+        self.calculators[PATCH] = lambda weight, strength, v: prune(weight, *v)
 
 
 class ForgeWeights:
@@ -76,7 +76,7 @@ class ForgeWeights:
         self._online = online
         self._memory = memory
         self._found: list[PrunableLayer] | None = None
-        self._swapper: tuple[PrunePlan, PrunedWeights] | None = None
+        self._swapper: tuple[PrunePlan, float, PrunedWeights] | None = None
         self._seen: dict[str, tuple[weakref.ref[torch.Tensor], int | None, bytes]] = {}
 
     def key(self) -> Hashable:
@@ -96,6 +96,14 @@ class ForgeWeights:
                 digest.update(self._sample(f"{layer.name}.scale", module.scale_weight))
         return getattr(loader, "loaded_hash", None), str(self._compute_dtype()), digest.digest()
 
+    def settled(self, known: Callable[[], bool]) -> bool:
+        """Always.
+
+        LoRAs are merged before sampling (``refresh_loras`` of backend/patcher/base.py), or applied
+        at each forward, before our mask, to a weight that is not kept.
+        """
+        return True
+
     def weights(self) -> Iterator[PrunableWeight]:
         """The weights as they are masked. Effective ones are made and kept on the CPU meanwhile."""
         for layer in self._layers():
@@ -105,22 +113,25 @@ class ForgeWeights:
                 weight = self._effective(layer)
             yield PrunableWeight(f"{layer.name}.weight", layer.canonical, layer.group, weight)
 
-    def pruned(self, plan: PrunePlan) -> AbstractContextManager[None]:
-        """Inside, forwards see pruned weights. Raises CRDiffError where they wouldn't."""
+    def pruned(self, plan: PrunePlan, factor: float) -> AbstractContextManager[None]:
+        """Inside, forwards see small weights times ``factor``.
+
+        Raises CRDiffError where they wouldn't.
+        """
         modules = [layer.module for layer in self._layers()]
         if self._online is not None and not all(is_plain(module) for module in modules):
-            return self._patched(plan)
+            return self._patched(plan, factor)
         if any(getattr(module, "weight_function", None) for module in modules):
             # ldm_patched, weights swapped out: LoRA is added at each forward, after our mask
             raise CRDiffError(
                 "LoRA on swapped weights can't be pruned in this WebUI: let it load the whole model"
             )
-        return self._swapped(plan)  # where weights are cast, pruned ones are too
+        return self._swapped(plan, factor)  # where weights are cast, pruned ones are too
 
     def free(self) -> None:
         """Drop masked copies."""
         if self._swapper is not None:
-            self._swapper[1].free()
+            self._swapper[2].free()
 
     def _forget(self, _: object) -> None:
         self._found = None
@@ -180,15 +191,15 @@ class ForgeWeights:
         return taken
 
     @contextmanager
-    def _swapped(self, plan: PrunePlan) -> Iterator[None]:
-        if self._swapper is None or self._swapper[0] is not plan:
+    def _swapped(self, plan: PrunePlan, factor: float) -> Iterator[None]:
+        if self._swapper is None or self._swapper[:2] != (plan, factor):
             unet = self._unet_owner().diffusion_model
-            self._swapper = (plan, PrunedWeights(unet, plan, self._memory))
-        with self._swapper[1].active():
+            self._swapper = plan, factor, PrunedWeights(unet, plan, self._memory, factor)
+        with self._swapper[2].active():
             yield
 
     @contextmanager
-    def _patched(self, plan: PrunePlan) -> Iterator[None]:
+    def _patched(self, plan: PrunePlan, factor: float) -> Iterator[None]:
         """One more online patch in each layer; afterwards the layer has what it had."""
         with ExitStack() as stack:
             for layer in self._layers():
@@ -198,7 +209,7 @@ class ForgeWeights:
                 attributes = layer.module.__dict__
                 before = attributes.get(_ONLINE, _ABSENT)
                 stack.callback(_restore, attributes, before)
-                mine = [1.0, (PATCH, threshold), 1.0, None, None]
+                mine = [1.0, (PATCH, (threshold, factor)), 1.0, None, None]
                 patches = {} if before is _ABSENT else before
                 attributes[_ONLINE] = {**patches, "weight": [*_patches(layer.module), mine]}
             yield

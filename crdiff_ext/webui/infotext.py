@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from .. import __version__
+from ..amplify import EXACT
 from ..decide import Decision
 from ..errors import CRDiffError
 from ..families import FAMILIES
@@ -35,6 +36,7 @@ HIRES_PRESET = "CR-Diff hires preset"
 REFINER = "CR-Diff refiner"
 RAN = "CR-Diff ran"
 TOLERANCE = "CR-Diff native tolerance"
+AMPLIFICATION = "CR-Diff amplification"
 KEYS = (
     VERSION,
     MODE,
@@ -48,6 +50,7 @@ KEYS = (
     REFINER,
     RAN,
     TOLERANCE,
+    AMPLIFICATION,
 )
 """All keys ever written; the host quotes what has commas or colons (modules/infotext_utils.py)."""
 
@@ -125,6 +128,7 @@ def values_in(params: Mapping[str, Any]) -> dict[str, Any]:
     values["mode"] = params.get(MODE, "auto")
     values["k"] = _float(params.get(K, K_DEFAULT), K)
     values["start"], values["end"] = _window(params)
+    values["amplification"] = params.get(AMPLIFICATION, EXACT)  # older ones have no such key
     values["passes"] = params.get(PASSES, "both")
     values["refiner"] = str(params.get(REFINER, "on")).strip().lower() != "off"
     for key, prefix in ((RATIOS, ""), (HIRES_RATIOS, "hires_")):
@@ -146,6 +150,8 @@ def _common(job: Job) -> dict[str, str]:
         texts[MODE] = "always"
     if settings.k != K_DEFAULT:
         texts[K] = _number(settings.k)
+    if settings.amplification != EXACT:
+        texts[AMPLIFICATION] = settings.amplification
     if (settings.start, settings.end) != (0.0, 1.0):
         texts[WINDOW] = f"{_number(settings.start)}-{_number(settings.end)}"
     if settings.mode == "auto" and any(map(_may_be_native, job.acted())):

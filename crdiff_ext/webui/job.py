@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..amplify import Window
+from ..amplify import Amplifier, Window
 from ..decide import Decision, decide
 from ..families import Family
 from ..presets import Preset
@@ -121,7 +121,8 @@ class Job:
         made = Record(part, refiner, found.checkpoint, *size, decision, found.family.native)
         if decision.act and source is not None:
             window = Window(self.settings.start, self.settings.end)
-            made.actor = Actor(decision, window, source(), self._failed, self.began)
+            amplifier = Amplifier(decision.k, window, self.settings.amplification)
+            made.actor = Actor(decision, amplifier, source(), self._failed, self.began)
         self._by_place[place] = (weakref.ref(model), made)
         self.records.append(made)
         return made

@@ -9,7 +9,7 @@ from typing import Any
 from ..decide import Decision
 from ..errors import CRDiffError
 from ..settings import Settings, as_number
-from . import options
+from . import costs, options
 from .arguments import NAMES, settings_from
 from .hosts import Adapter
 from .job import decide_for
@@ -36,6 +36,9 @@ def both(
         sentences = [f"First pass: {sentences[0]}", f"Hires pass: {sentences[1]}"]
     acts = [decision is not None and decision.act for _, decision in passes]
     lines = [_html(sentence, act) for sentence, act in zip(sentences, acts, strict=True)]
+    if any(acts):
+        cost = costs.of(str(asked["amplification"]).strip().lower(), float(asked["k"]))
+        lines.append(f'<div class="crdiff-cost">{cost}</div>')
     if library.complaint:
         lines.append(_html(library.complaint, False))
     return _html(_short(passes), any(acts)), "".join(lines)

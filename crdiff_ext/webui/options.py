@@ -13,8 +13,9 @@ import gradio as gr
 from modules import script_callbacks, shared
 
 from ..errors import CRDiffError
-from ..settings import Settings
-from . import infotext
+from ..settings import AMPLIFICATIONS, Settings
+from . import costs, infotext
+from .arguments import Limits
 
 logger = logging.getLogger("crdiff")
 
@@ -24,11 +25,13 @@ TOLERANCE = "crdiff_native_area_tolerance"
 INNER = "crdiff_inner_passes"
 MEMORY = "crdiff_memory"
 NOTICES = "crdiff_notice_level"
+AMPLIFICATION = "crdiff_default_amplification"
 
 _CHOICES = {
     MODE: ("auto", "off", "always"),
     MEMORY: ("auto", "recompute", "copy"),
     NOTICES: ("normal", "quiet", "verbose"),
+    AMPLIFICATION: AMPLIFICATIONS,
 }
 DEFAULTS: dict[str, Any] = {
     MODE: "auto",
@@ -36,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     INNER: False,
     MEMORY: "auto",
     NOTICES: "normal",
+    AMPLIFICATION: Settings.amplification,
 }
 
 
@@ -65,6 +69,9 @@ def add() -> None:
         "normal: in the page and in the log; quiet: in the log only; verbose: also why nothing "
         "was done to an image"
     )
+    _add(
+        AMPLIFICATION, "Amplification, when the page opens", gr.Radio, _choices(AMPLIFICATION)
+    ).info(costs.all_choices()).needs_reload_ui()
 
 
 def default_mode() -> str:
@@ -72,7 +79,12 @@ def default_mode() -> str:
     return _choice(MODE)
 
 
-def limits() -> dict[str, float]:
+def default_amplification() -> str:
+    """The way of amplification that the panel opens with."""
+    return _choice(AMPLIFICATION)
+
+
+def limits() -> Limits:
     """The fields of Settings that the settings page decides."""
     value = _read(TOLERANCE)
     try:
@@ -107,6 +119,7 @@ def current() -> dict[str, Any]:
         INNER: inner_passes(),
         MEMORY: memory(),
         NOTICES: notice_level(),
+        AMPLIFICATION: default_amplification(),
     }
 
 

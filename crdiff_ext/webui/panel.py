@@ -16,7 +16,7 @@ from gradio.context import Context
 from modules.ui_components import InputAccordion, ToolButton
 
 from ..settings import K_MAX
-from . import editor, infotext, line, options
+from . import costs, editor, infotext, line, options
 from .arguments import ARGUMENTS, NAMES
 from .hosts import Adapter
 from .library import Library
@@ -149,6 +149,13 @@ def _main_controls(script: Any, parts: dict[str, Any]) -> None:
         parts["k"] = _slider(script, "k", {"minimum": 0.0, "maximum": K_MAX, "step": 0.05})
         parts["start"] = _slider(script, "start", FRACTION)
         parts["end"] = _slider(script, "end", FRACTION)
+    parts["amplification"] = _radio(
+        script,
+        "amplification",
+        value=options.default_amplification(),
+        info=costs.all_choices(),
+    )
+    parts["amplification"].do_not_save_to_config = True  # as the mode
 
 
 def _more_controls(script: Any, parts: dict[str, Any]) -> None:

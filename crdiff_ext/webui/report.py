@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modules import extensions, launch_utils, shared
 
 from .. import __version__
+from ..amplify import FOLDED
 from ..settings import Settings
 from . import options
 from .hosts import Adapter
@@ -48,10 +49,11 @@ def ran(job: Job) -> None:
     for record in job.records:
         if record.actor is not None:
             stats = record.actor.stats
+            kind = "folded" if record.actor.amplification == FOLDED else "pruned"
             part = f"{record.part} pass{' after the refiner switch' if record.refiner else ''}"
             remember(
                 f"{part} at {record.height}x{record.width} on {record.checkpoint}: "
-                f"{stats.dense_passes} dense and {record.pruned_passes} pruned forwards"
+                f"{stats.dense_passes} dense and {record.pruned_passes} {kind} forwards"
             )
 
 

@@ -11,7 +11,7 @@ from modules import script_callbacks, scripts
 
 from ..errors import CRDiffError
 from ..presets import Preset
-from ..settings import GROUPS
+from ..settings import AMPLIFICATIONS, GROUPS
 from .arguments import DEFAULTS, SET, STORED, settings_from
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _axes(library: Library) -> Iterator[tuple[str, Any, Values, Callable[[], lis
     yield "Preset", str, lambda x: _preset(x, library), lambda: _names(library)
     yield "Window start", float, lambda x: {"start": x}, None
     yield "Window end", float, lambda x: {"end": x}, None
+    yield "Amplification", str, lambda x: {"amplification": x}, lambda: list(AMPLIFICATIONS)
 
 
 def _slider(group: str) -> Values:

@@ -16,6 +16,7 @@ from typing import Any
 
 from crdiff_ext.errors import CRDiffError
 from harness.config import AUTHORS_GUIDANCE, AUTHORS_STEPS, DTYPES, NOT_IN_PAPER, RunConfig, Size
+from harness.method_names import known_names
 
 NEEDED = {
     "model": "--model",
@@ -44,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         dest="methods",
-        help="dense, pruned, crdiff, native-resize, ... (an unknown name lists all); repeat or "
-        "separate by commas (default: dense,crdiff)",
+        help=f"{known_names()}; repeat or separate by commas (default: dense,crdiff)",
     )
     add(
         "--ratios",

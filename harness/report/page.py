@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from harness.experiment import Experiment
-from harness.methods import METHODS, Method
+from harness.methods import Method, get_methods
 from harness.report.grids import grids_html
 from harness.report.text import by_size, interval, is_idle, number
 from harness.results import Scores
@@ -152,7 +152,7 @@ def _value(cell: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
 
 
 def _methods(results: Mapping[str, Any]) -> list[Method]:
-    return [METHODS[name] for name in dict.fromkeys(cell["method"] for cell in results["cells"])]
+    return get_methods(tuple(cell["method"] for cell in results["cells"]))
 
 
 def _method(results: Mapping[str, Any]) -> str:

@@ -46,8 +46,9 @@ def decision_lines(experiment: Experiment) -> list[str]:
 
 def is_idle(cell: Mapping[str, Any]) -> bool:
     """Whether another method's images are dense ones although no dense cell is beside it."""
-    dense = cell["drawing"]["kind"] == "dense" and cell["method"] != "dense"
-    return dense and not cell["same_as"]
+    drawing = cell["drawing"]
+    dense = drawing["kind"] == "dense" and cell["method"] != "dense"
+    return dense and not cell["same_as"] and not drawing.get("told_size")
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:

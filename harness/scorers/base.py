@@ -183,6 +183,8 @@ class SetScorer(Scorer):
     """A score of a whole set of images against a reference set."""
 
     per_image = False
+    dimensions: ClassVar[int]
+    """How many features an image has."""
 
     @abstractmethod
     def features(self, images: Sequence[Image.Image]) -> Array:

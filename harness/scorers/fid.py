@@ -42,6 +42,7 @@ class InceptionScorer(SetScorer):
     """What FID and KID share: 2048 features an image, from float32 weights on disk."""
 
     higher_is_better = False
+    dimensions = DIMENSIONS
     packages: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy", "torch-fidelity")
 
     def needed(self) -> Sequence[Needed]:

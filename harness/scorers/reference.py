@@ -71,7 +71,11 @@ class ReferenceSource:
             ) from error
 
     def pixels(self) -> list[str]:
-        """The pixel hash of each image, in order."""
+        """The pixel hash of each image, in order; computed once."""
+        return self._pixels
+
+    @cached_property
+    def _pixels(self) -> list[str]:
         return [pixels_sha256(self.load(file)) for file in self.files]
 
     def describe(self) -> dict[str, Any]:

@@ -18,6 +18,14 @@ SCORERS = {
     "fid": "fid:Fid",
     "fid-pytorch": "fid:FidPytorch",
     "kid": "fid:Kid",
+    "clip-score": "clip:ClipScore",
+    "image-reward": "image_reward:ImageReward",
+    "image-reward-package": "image_reward_package:ImageRewardPackage",
+    "pickscore": "pickscore:PickScore",
+    "aesthetic": "aesthetic:Aesthetic",
+    "aesthetic-v2-5": "aesthetic:AestheticV25",
+    "embedded_reward": "embedded:EmbeddedRewardScorer",
+    "embedded_frechet": "embedded:EmbeddedFrechet",
 }
 """Name -> module:class below ``harness.scorers``, imported when the scorer is asked for."""
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crdiff_ext.amplify import Amplifier, Window, combine
+from crdiff_ext.amplify import Amplifier, Place, Window, combine, expected_cost
 from crdiff_ext.errors import CRDiffError
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -79,7 +79,15 @@ class Passes:
         (1.5, {}, ["dense", "pruned"], 1.5),
         (0.5, {}, ["dense", "pruned"], 0.5),
         (1.0, {}, ["pruned"], 1.0),
-        (1.0, {"always_dense": True}, ["dense", "pruned"], 1.0),
+        (1.0, {"settled": False}, ["dense", "pruned"], 1.0),
+        (1.5, {"settled": False}, ["dense", "pruned"], 1.5),
+        (1.5, {"amplification": "folded"}, ["pruned"], 1.0),
+        (1.5, {"amplification": "folded", "settled": False}, ["dense", "pruned"], 1.0),
+        (0.0, {"amplification": "folded"}, ["dense"], 0.0),
+        (1.5, {"amplification": "folded", "window": Window(0.5, 1.0)}, ["dense"], 0.0),
+        (1.5, {"amplification": "reuse-2"}, ["dense", "pruned"], 1.5),
+        (1.0, {"amplification": "reuse-2"}, ["pruned"], 1.0),
+        (0.0, {"amplification": "reuse-2"}, ["dense"], 0.0),
         (0.0, {}, ["dense"], 0.0),
         (1.5, {"window": Window(0.5, 1.0)}, ["dense"], 0.0),
         (1.0, {"window": Window(0.5, 1.0)}, ["dense"], 0.0),
@@ -88,8 +96,9 @@ class Passes:
 )
 def test_which_passes_are_made(k, options, called, value):
     passes = Passes()
+    place = Place(fraction=0.25, level=1.0, settled=options.pop("settled", True))
     amplifier = Amplifier(k, **options)
-    output = amplifier(passes.dense, passes.pruned, combine, fraction=0.25)
+    output = amplifier(passes.dense, passes.pruned, place)
     assert passes.called == called
     assert output.tolist() == [value, value]
     assert amplifier.stats.dense_passes == called.count("dense")
@@ -99,7 +108,7 @@ def test_which_passes_are_made(k, options, called, value):
 @pytest.mark.parametrize("k", [0.0, 1.0, 1.5])
 def test_nothing_to_prune_is_one_dense_pass(k):
     passes = Passes()
-    assert Amplifier(k)(passes.dense, None, combine).tolist() == [0, 0]
+    assert Amplifier(k)(passes.dense, None).tolist() == [0, 0]
     assert passes.called == ["dense"]
 
 
@@ -107,3 +116,27 @@ def test_nothing_to_prune_is_one_dense_pass(k):
 def test_wrong_k(k):
     with pytest.raises(CRDiffError, match="k is"):
         Amplifier(k)
+
+
+def test_a_wrong_amplification_is_refused():
+    with pytest.raises(CRDiffError, match="amplification is 'reuse-5'"):
+        Amplifier(amplification="reuse-5")
+
+
+@pytest.mark.parametrize(
+    ("amplification", "k", "passes"),
+    [
+        ("exact", 1.5, 2.0),
+        ("exact", 1.0, 1.0),
+        ("folded", 1.5, 1.0),
+        ("reuse-2", 1.5, 1.5),
+        ("reuse-4", 1.5, 1.25),
+        ("reuse-4", 0.0, 1.0),
+    ],
+)
+def test_the_expected_cost_is_the_passes_that_are_made(amplification, k, passes):
+    assert expected_cost(amplification, k) == passes
+    made, amplifier = Passes(), Amplifier(k, amplification=amplification)
+    for step in range(12):
+        amplifier(made.dense, made.pruned, Place(level=12.0 - step))
+    assert len(made.called) == 12 * passes

@@ -9,7 +9,8 @@ import torch
 from crdiff_ext.amplify import Window
 from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.errors import CRDiffError
-from crdiff_ext.patch import CRDiff, combine_outputs, fresh
+from crdiff_ext.outputs import prediction_of
+from crdiff_ext.patch import CRDiff, fresh
 from crdiff_ext.pruning import make_plan
 from crdiff_ext.settings import Ratios
 from crdiff_ext.weights import pruned_weights
@@ -228,9 +229,9 @@ def test_each_pass_gets_containers_of_its_own():
 
 def test_outputs_that_are_not_understood():
     with pytest.raises(CRDiffError, match="dict"):
-        combine_outputs({}, {}, 1.5)
+        prediction_of({})
     with pytest.raises(CRDiffError, match="tuple"):
-        combine_outputs((), (), 1.5)
+        prediction_of(())
 
 
 def test_wrong_k_and_memory():

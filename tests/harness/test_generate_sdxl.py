@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,33 @@ def _watermark_installed() -> bool:
     from diffusers.utils import is_invisible_watermark_available
 
     return bool(is_invisible_watermark_available())
+
+
+@pytest.mark.parametrize("base", [DENSE, CRDIFF])
+def test_the_unet_is_told_the_native_size(pipe: Any, base: Drawing) -> None:
+    """original_size, crop, target_size, as SDXL's UNet gets them, in both halves of guidance."""
+    seen = []
+
+    def spy(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        seen.append(kwargs["added_cond_kwargs"]["time_ids"])
+
+    items = (Item(0, Prompt("0", "a red circle"), 1, {}),)
+    images = {}
+    handle = pipe.unet.register_forward_pre_hook(spy, with_kwargs=True)
+    try:
+        for told in (None, Size(128, 96), Size(64, 72)):
+            drawn = Batch(Size(64, 72), replace(base, told_size=told), items)
+            images[told] = np.asarray(Painter(pipe, SAMPLING).draw(drawn)[0][0])
+            assert len(seen) == SAMPLING.steps
+            height, width = told or (64, 72)
+            expected = torch.tensor([[height, width, 0, 0, height, width]] * 2)
+            assert all(torch.equal(ids.long(), expected) for ids in seen)
+            seen.clear()
+    finally:
+        handle.remove()
+    assert images[None].shape == images[Size(128, 96)].shape == (64, 72, 3)
+    assert not np.array_equal(images[None], images[Size(128, 96)])
+    assert np.array_equal(images[None], images[Size(64, 72)])
 
 
 @pytest.mark.parametrize("size", [Size(64, 64), Size(72, 104)])

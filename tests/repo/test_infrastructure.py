@@ -20,7 +20,7 @@ import crdiff_ext
 
 LONGEST_FILE = 300
 CORE_MAY_IMPORT = {"torch", "safetensors", "crdiff_ext"}
-LOCKS = ("dev.lock", "compat.lock", "gradio3.lock", "gradio4.lock")
+LOCKS = ("dev.lock", "compat.lock", "gradio3.lock", "gradio4.lock", "imagereward.lock")
 
 
 def locked(path: Path) -> list[Requirement]:

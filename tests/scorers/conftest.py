@@ -65,3 +65,8 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "inception").mkdir()
     torch.save(state, folder / "inception" / "pt_inception-2015-12-05-6726825d.pth")
     return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return Path(__file__).resolve().parents[2]

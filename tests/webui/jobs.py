@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from crdiff_ext.amplify import Place
 from crdiff_ext.blocks import PrunableWeight
 from crdiff_ext.families import FAMILIES
 from crdiff_ext.presets import Preset
@@ -37,6 +38,9 @@ class Source:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.version = 0
+        self.calm = False  # whether weights never change in a forward (Forge)
+        self.lazy = False  # whether they don't once a plan is known (A1111)
+        self.factors: list[float] = []
         self.values = torch.linspace(0.01, 1, 100).reshape(10, 10)
 
     def key(self):
@@ -49,8 +53,12 @@ class Source:
             name = f"{place}.attentions.0.transformer_blocks.0.attn1.to_q"
             yield PrunableWeight(f"{name}.weight", name, group, self.values.clone())
 
+    def settled(self, known):
+        return self.calm or (self.lazy and known())
+
     @contextmanager
-    def pruned(self, plan):
+    def pruned(self, plan, factor):
+        self.factors.append(factor)
         self.events.append("enter")
         try:
             yield
@@ -99,7 +107,7 @@ def generate(settings: Settings, stretches, presets=tuple(PRESETS)) -> tuple[Job
             )
             before = record.pruned_passes
             if record.actor is not None:
-                record.actor(lambda: torch.ones(1), step / 4)
+                record.actor(lambda: torch.ones(1), Place(step / 4))
             acted = record.pruned_passes > before
             ran.append((record.decision.ratios, record.decision.k) if acted else None)
     return job, ran

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from crdiff_ext.settings import Ratios, Settings
+from crdiff_ext.settings import AMPLIFICATIONS, Ratios, Settings
 
 ratio = st.one_of(st.sampled_from([0.0, 0.3, 0.397, 0.1 + 0.2]), st.floats(0, 1, exclude_max=True))
 some_ratios = st.builds(Ratios, ratio, ratio, ratio)
@@ -29,6 +29,7 @@ def settings(draw, modes=("off", "auto", "always")):
         start=start,
         end=end,
         memory=draw(st.sampled_from(["auto", "recompute", "copy"])),
+        amplification=draw(st.sampled_from(AMPLIFICATIONS)),
         passes=draw(st.sampled_from(["first", "hires", "both"])),
         hires=hires,
         hires_ratios=draw(some_ratios) if hires == "set" else None,

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from crdiff_ext.amplify import Window
+from crdiff_ext.amplify import Amplifier, Place, Window
 from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.decide import decide
 from crdiff_ext.errors import CRDiffError
@@ -46,9 +46,9 @@ class UNetSource(Source):
         self.events.append("weights")
         return prunable_parameters(self.unet)
 
-    def pruned(self, plan):
+    def pruned(self, plan, factor):
         self.events.append("pruned")
-        return PrunedWeights(self.unet, plan, "recompute").active()
+        return PrunedWeights(self.unet, plan, "recompute", factor).active()
 
 
 def acting(ratios=RATIOS, k=1.5):
@@ -56,14 +56,21 @@ def acting(ratios=RATIOS, k=1.5):
     return decide(FAMILIES["sd15"], 512, 512, settings, [])
 
 
-def actor(source, ratios=RATIOS, k=1.5, window=Window(), fail=lambda sentence: None):  # noqa: B008
-    return Actor(acting(ratios, k), window, source, fail)
+def actor(
+    source,
+    ratios=RATIOS,
+    k=1.5,
+    window=Window(),  # noqa: B008
+    fail=lambda sentence: None,
+    amplification="exact",
+):
+    return Actor(acting(ratios, k), Amplifier(k, window, amplification), source, fail)
 
 
 def sampled(source, act, calls=1):
     """Calls the UNet through ``act``; the outputs."""
     with torch.no_grad():
-        return [act(lambda: source.unet(X.clone()), None) for _ in range(calls)]
+        return [act(lambda: source.unet(X.clone()), Place()) for _ in range(calls)]
 
 
 def test_a_call_is_a_dense_pass_a_pruned_pass_and_their_mix():
@@ -98,7 +105,7 @@ def test_the_dense_pass_comes_first_at_any_k(k):
         calls.append("enter" in source.events and "leave" not in source.events)
         return torch.ones(1)
 
-    actor(source, k=k)(call, None)
+    actor(source, k=k)(call, Place())
     assert calls == [False, True]
     assert source.events == ["weights", "enter", "leave"]
 
@@ -117,7 +124,7 @@ def test_thresholds_see_what_the_dense_pass_merged():
         return source.unet(X)
 
     with torch.no_grad():
-        found = act(call, None)
+        found = act(call, Place())
         expected = torch.lerp(source.unet(X), reference_ldm(source, RATIOS)(X), 1.5)
     assert torch.equal(found, expected)
 
@@ -161,7 +168,7 @@ def test_only_inside_the_window():
     act = actor(source, window=Window(0.25, 0.75))
     with torch.no_grad():
         dense = source.unet(X)
-        outputs = [act(lambda: source.unet(X), step / 4) for step in range(4)]
+        outputs = [act(lambda: source.unet(X), Place(step / 4)) for step in range(4)]
     assert [torch.equal(z, dense) for z in outputs] == [True, False, False, True]
     assert (act.stats.dense_passes, act.stats.pruned_passes) == (4, 2)
 
@@ -179,7 +186,7 @@ def test_an_exception_in_either_pass_passes_and_lets_copies_go(error, when):
         return source.unet(X)
 
     with pytest.raises(type(error)), torch.no_grad():
-        actor(source)(call, None)
+        actor(source)(call, Place())
     assert len(calls) == when + 1
     assert source.events[-1] == "free"
     assert all(torch.equal(a, b) for a, b in zip(source.unet.parameters(), before, strict=True))
@@ -196,7 +203,7 @@ def test_damaged_weights_are_told_and_the_image_is_finished_densely():
             calls.append(True)
             return torch.full((1,), float(len(calls)))
 
-        assert [act(call, None).item() for _ in range(3)] == [1.0, 2.0, 3.0]
+        assert [act(call, Place()).item() for _ in range(3)] == [1.0, 2.0, 3.0]
     assert len(told) == 1
     assert act.failed
     assert source.events[-1] == "free"
@@ -211,7 +218,7 @@ def test_through_the_api_damaged_weights_end_the_generation():
     with torch.no_grad():
         next(source.unet.parameters())[0, 0] = float("nan")
         with pytest.raises(LookupError):
-            actor(source, fail=fail)(lambda: torch.ones(1), None)
+            actor(source, fail=fail)(lambda: torch.ones(1), Place())
 
 
 def job_with_record(settings=Settings(), actor_=None, **options):  # noqa: B008
@@ -331,7 +338,7 @@ def test_a_failure_is_noticed_and_handed_on():
     source = Source()
     source.values[0, 0] = float("nan")
     record = job.record("first", model, model.facts, (512, 512), source=lambda: source)
-    record.actor(lambda: torch.ones(1), None)
+    record.actor(lambda: torch.ones(1), Place())
     assert len(failed) == 1
     assert said == [f"CR-Diff: {failed[0]}; this image is finished without CR-Diff"]
 
@@ -356,7 +363,7 @@ def test_the_cache_of_plans_is_bounded():
     for index in range(100):
         source = Source()
         source.version = index
-        actor(source)(lambda: torch.ones(1), None)
+        actor(source)(lambda: torch.ones(1), Place())
     assert len(PLANS) == 32
 
 
@@ -368,7 +375,7 @@ def test_latent_size_is_height_then_width():
 def test_the_pruned_output_must_be_one_that_can_be_mixed():
     told = []
     act = actor(Source(), fail=told.append)
-    assert act(lambda: "text", None) == "text"
+    assert act(lambda: "text", Place()) == "text"
     assert "gave a str" in told[0]
     with pytest.raises(CRDiffError):
         Window(0.5, 0.5)
@@ -381,7 +388,7 @@ def test_an_output_in_a_buffer_that_the_next_call_clears_is_kept():
     def call():
         return buffer.fill_(next(values))
 
-    assert actor(source)(call, None).item() == pytest.approx(1 + 1.5 * (3 - 1))
+    assert actor(source)(call, Place()).item() == pytest.approx(1 + 1.5 * (3 - 1))
 
 
 def test_both_passes_draw_the_same_noise():
@@ -393,7 +400,7 @@ def test_both_passes_draw_the_same_noise():
         return seen[-1]
 
     torch.manual_seed(0)
-    mixed = actor(Source())(call, None)
+    mixed = actor(Source())(call, Place())
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(mixed, seen[0])
     after = torch.randn(1)
@@ -406,10 +413,10 @@ def test_began_is_told_once_after_the_first_pruned_pass():
     told = []
     source = Source()
     act = Actor(
-        acting(), Window(), source, lambda s: None, lambda: told.append(list(source.events))
+        acting(), Amplifier(), source, lambda s: None, lambda: told.append(list(source.events))
     )
     for _ in range(3):
-        act(lambda: torch.ones(1), None)
+        act(lambda: torch.ones(1), Place())
     assert told == [["weights", "enter", "leave"]]
 
 
@@ -423,6 +430,6 @@ def test_a_pass_that_was_not_finished_is_not_counted():
         return torch.ones(1)
 
     act = actor(source)
-    act(call, None)
-    act(call, None)
+    act(call, Place())
+    act(call, Place())
     assert (act.pruned_passes, act.failed) == (1, True)

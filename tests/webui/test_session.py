@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from crdiff_ext import webui
+from crdiff_ext.amplify import Place
 from crdiff_ext.webui.arguments import NAMES
 from tests.webui.fakes.plumbing import Host
 from tests.webui.jobs import PRESETS, Model, Source
@@ -78,7 +79,7 @@ def draw(p, family="sdxl", size=(512, 512)):
     model = Model(family)
     record = p.crdiff_job.record("first", model, model.facts, size, source=Source)
     if record.actor is not None:
-        record.actor(lambda: torch.ones(1), 0.0)
+        record.actor(lambda: torch.ones(1), Place(0.0))
     return record
 
 

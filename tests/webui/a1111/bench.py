@@ -26,6 +26,10 @@ class Bench:
         self.adapter.install()
         self.said: list[str] = []
 
+    def checksums(self) -> list[bytes]:
+        """Every weight of the UNet, to the bit."""
+        return [p.detach().numpy().tobytes() for p in self.unet.parameters()]
+
     def job(self, ratios: Ratios | None = RATIOS, presets: list[Preset] | None = None, **more: Any):
         settings = Settings(mode="always", ratios=ratios, **more)
         return Job(settings, presets or [], say=self.said.append)
@@ -48,8 +52,14 @@ def counts(job: Job) -> list[tuple[int, int]]:
     ]
 
 
-def by_hand(bench: Bench, ratios: Ratios, k: float, steps: int = 4) -> torch.Tensor:
-    """The sampling with CR-Diff, computed without the adapter: a pruned copy beside the model."""
+def by_hand(
+    bench: Bench, ratios: Ratios, k: float, steps: int = 4, factor: float = 0.0, every: int = 1
+) -> torch.Tensor:
+    """The sampling with CR-Diff, computed without the adapter: a pruned copy beside the model.
+
+    ``factor`` 1 - k: the copy's small weights are scaled, and it alone is run. ``every`` N: the
+    difference of the two is taken at every N-th step and held.
+    """
     dense = bench.host.sd_model
     pruned = copy.deepcopy(dense)
     layers = prunable_layers(pruned.model.diffusion_model)
@@ -58,7 +68,8 @@ def by_hand(bench: Bench, ratios: Ratios, k: float, steps: int = 4) -> torch.Ten
         values = torch.cat([weight.detach().abs().flatten() for weight in members])
         threshold = values.sort().values[int(len(values) * ratio) - 1]
         for weight in members:
-            weight.data[weight.abs() <= threshold] = 0
+            weight.data[weight.abs() <= threshold] *= factor
+    delta = torch.zeros(0)
     x = torch.randn(fake.LATENT, generator=torch.Generator().manual_seed(7))
     for step in range(steps):
         sigma = torch.full((2,), float(steps - step))
@@ -67,7 +78,10 @@ def by_hand(bench: Bench, ratios: Ratios, k: float, steps: int = 4) -> torch.Ten
         with torch.no_grad():
             z_dense = dense.model.diffusion_model(*call)
             z_pruned = pruned.model.diffusion_model(*call)
-        out, uncond = torch.lerp(z_dense, z_pruned, k).chunk(2)
+        if step % every == 0:
+            delta = z_pruned - z_dense
+        z = z_pruned.add(delta, alpha=k - 1) if step % every else torch.lerp(z_dense, z_pruned, k)
+        out, uncond = (z_pruned if factor else z).chunk(2)
         x = x + 0.1 * (uncond + 7.0 * (out - uncond))
     return x
 

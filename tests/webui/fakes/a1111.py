@@ -18,6 +18,7 @@ from tests.webui.fakes.a1111_models import (
     LatentDiffusion,
     Linear,
     MMDiT,
+    Networks,
     SD3Inferencer,
     UNet,
 )
@@ -62,6 +63,9 @@ class Processing:
     refiner_checkpoint_info: CheckpointInfo | None = None
     refiner_switch_at = 0.5
     is_api = False
+    conds = 1  # parts of an AND prompt
+    apart = False  # shared.opts.batch_cond_uncond switched off
+    skip_uncond = False  # s_min_uncond: in odd steps
 
     def __init__(self, job: Any = None, **more: Any) -> None:
         self.crdiff_job = job
@@ -72,7 +76,7 @@ class Host:
     """One host process: its modules, its loaded model, its samplers."""
 
     def __init__(self) -> None:
-        self.networks: dict[str, torch.Tensor] = {}
+        self.networks = Networks()
         self.script_callbacks = ScriptCallbacks()
         self.state = types.SimpleNamespace(interrupted=False)
         self.loads = 0
@@ -117,12 +121,17 @@ class Host:
         }
         for name, part in parts.items():
             setattr(package, name, part)
-        return {"modules": package, **{f"modules.{name}": part for name, part in parts.items()}}
+        lora = _NetworksModule("networks")  # extensions-builtin/Lora/networks.py
+        lora.__dict__["host"] = self
+        named = {f"modules.{name}": part for name, part in parts.items()}
+        return {"modules": package, "networks": lora, **named}
 
     def sample(
         self, p: Processing, steps: int = 4, *, order: int = 1, latent: tuple[int, ...] = LATENT
     ) -> torch.Tensor:
         """A sampling: ``order`` calls of the denoiser a step (modules/sd_samplers_common.py).
+
+        With 2, as Heun's method: the second one is at the next step's sigma.
 
         The latent so far is what an interrupt gives, as ``launch_sampling`` does.
         """
@@ -133,7 +142,8 @@ class Host:
         x = torch.randn(latent, generator=torch.Generator().manual_seed(7))
         try:
             for number in range(steps * order):
-                sigma = torch.full((latent[0],), float(steps * order - number))
+                level = steps - (number + order - 1) // order
+                sigma = torch.full((latent[0],), float(level))
                 with torch.no_grad():
                     x = x + 0.1 * denoiser(x, sigma)
         except InterruptedException:
@@ -145,6 +155,16 @@ class _SharedModule(types.ModuleType):
     @property
     def sd_model(self) -> Any:
         return self.host.sd_model
+
+    @property
+    def opts(self) -> Any:
+        return types.SimpleNamespace(lora_functional=Linear.functional)
+
+
+class _NetworksModule(types.ModuleType):
+    @property
+    def loaded_networks(self) -> Any:
+        return self.host.networks.loaded_networks
 
 
 def _make_denoiser(host: Host) -> Any:
@@ -180,14 +200,29 @@ def _make_denoiser(host: Host) -> Any:
             if host.state.interrupted:
                 raise InterruptedException
             self.apply_refiner()
-            x_in, sigma_in = torch.cat([x, x]), torch.cat([sigma, sigma])
+            parts = self.p.conds + 1  # each the size of x, uncond last
+            x_in, sigma_in = torch.cat([x] * parts), torch.cat([sigma] * parts)
             params = types.SimpleNamespace(x=x_in, sigma=sigma_in, denoiser=self)
             host.script_callbacks.cfg_denoiser_callback(params)
-            context = torch.cat([torch.ones(len(x), 2, 3), torch.zeros(len(x), 2, 3)])
-            cond = {"c_crossattn": [context]}
-            out, uncond = self.inner_model(params.x, params.sigma, cond=cond).chunk(2)
+            strengths = [1.0 / n for n in range(1, parts)] + [0.0]
+            context = torch.cat([torch.full((len(x), 2, 3), value) for value in strengths])
+            skip = self.p.skip_uncond and self.step % 2 == 1
+            end = len(x_in) - len(x) if skip else len(x_in)
+            size = len(x) if self.p.apart else end
+            x_out = torch.cat(
+                [
+                    self.inner_model(
+                        params.x[a : a + size],
+                        params.sigma[a : a + size],
+                        cond={"c_crossattn": [context[a : a + size]]},
+                    )
+                    for a in range(0, end, size)
+                ]
+            )
             self.step += 1
-            return uncond + self.cfg_scale * (out - uncond)
+            conds = sum(x_out.split(len(x))[: self.p.conds]) / self.p.conds
+            uncond = conds if skip else x_out[-len(x) :]
+            return uncond + self.cfg_scale * (conds - uncond)
 
     return CFGDenoiser
 

@@ -24,14 +24,47 @@ class CheckpointInfo:
     hash: str = "0badf00d"
 
 
+class Networks(dict):
+    """The LoRAs that are wanted by now, name -> multiplier; one for the whole host.
+
+    ``foreign``, not the host's: how often a merge or a backup found a weight that is not the
+    layer's own, a pruned or a folded one.
+    """
+
+    foreign = 0
+
+    @property
+    def loaded_networks(self) -> list[Any]:
+        """As extensions-builtin/Lora/networks.py has them."""
+        return [_Network(name, 1.0, multiplier, None) for name, multiplier in self.items()]
+
+
+@dataclasses.dataclass
+class _Network:
+    """extensions-builtin/Lora/network.py."""
+
+    name: str
+    te_multiplier: float
+    unet_multiplier: float
+    dyn_dim: int | None
+
+
 class Linear(Matrix):
     """torch.nn.Linear as extensions-builtin/Lora/networks.py patches its forward."""
 
-    networks: dict[str, torch.Tensor]  # name -> what it adds; one dict for the whole host
+    networks: Networks
+    own: list[torch.nn.Parameter]  # not the host's: the parameter that it was made with
+    network_layer_name: str | None
     functional = False  # shared.opts.lora_functional
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.functional:
+            if not self.networks:
+                return super().forward(x)
+            backup = getattr(self, "network_weights_backup", None)
+            if backup is not None:
+                self.write(backup)
+            self.network_current_names, self.network_weights_backup = (), None
             y = super().forward(x)
             for name in self.networks:
                 y = y + x @ self.delta(name).T
@@ -39,36 +72,49 @@ class Linear(Matrix):
         self.network_apply_weights()
         return super().forward(x)
 
+    def write(self, values: torch.Tensor) -> None:
+        self.networks.foreign += self.weight is not self.own[0]
+        with torch.no_grad():
+            self.weight.copy_(values)
+
     def network_apply_weights(self) -> None:
-        wanted = tuple((name, 1.0) for name in self.networks)
+        if self.network_layer_name is None:
+            return
+        wanted = tuple(
+            (x.name, x.te_multiplier, x.unet_multiplier, x.dyn_dim)
+            for x in self.networks.loaded_networks
+        )
         current = getattr(self, "network_current_names", ())
         backup = getattr(self, "network_weights_backup", None)
         if backup is None and wanted:
             assert current == (), "no backup weights found and current weights are not unchanged"
+            self.networks.foreign += self.weight is not self.own[0]
             self.network_weights_backup = backup = self.weight.to("cpu", copy=True)
         if current == wanted:
             return
-        with torch.no_grad():
-            if backup is not None:
-                self.weight.copy_(backup)
-            for name in self.networks:
-                self.weight.copy_(self.weight + self.delta(name))
+        if backup is not None:
+            self.write(backup)
+        for name in self.networks:
+            self.write(self.weight + self.delta(name))
         self.network_current_names = wanted
 
     def delta(self, name: str) -> torch.Tensor:
         generator = torch.Generator().manual_seed(sum(name.encode()))
-        return 0.2 * torch.randn(self.weight.shape, generator=generator)
+        added = 0.2 * torch.randn(self.weight.shape, generator=generator)
+        return self.networks[name] * added
 
 
 class UNet(TinyUNet):
     """The diffusion_model: LDM names, the host's Linear; latents in, latents out."""
 
-    def __init__(self, networks: dict[str, torch.Tensor], seed: int) -> None:
+    def __init__(self, networks: Networks, seed: int) -> None:
         super().__init__(LDM_BLOCKS, seed=seed)
-        for module in self.modules():
+        for name, module in self.named_modules():
             if type(module) is Matrix:
                 module.__class__ = Linear
                 module.networks = networks
+                module.own = [module.weight]
+                module.network_layer_name = name.replace(".", "_")
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         tokens = x.flatten(1)[:, :8] + 0.01 * t[:, None] + context.mean((1, 2))[:, None]
@@ -99,7 +145,7 @@ class LatentDiffusion(torch.nn.Module):
     parameterization = "eps"
     lowvram = False
 
-    def __init__(self, networks: dict[str, torch.Tensor], name: str, seed: int) -> None:
+    def __init__(self, networks: Networks, name: str, seed: int) -> None:
         super().__init__()
         self.model = DiffusionWrapper(UNet(networks, seed))
         self.sd_checkpoint_info = CheckpointInfo(name, f"/models/{name}.safetensors")
@@ -115,7 +161,7 @@ class SD3Inferencer(torch.nn.Module):
     parameterization = "eps"
     lowvram = False
 
-    def __init__(self, networks: dict[str, torch.Tensor], unet: torch.nn.Module) -> None:
+    def __init__(self, networks: Networks, unet: torch.nn.Module) -> None:
         super().__init__()
         self.model = torch.nn.Module()
         self.model.diffusion_model = unet

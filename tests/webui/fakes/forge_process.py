@@ -215,10 +215,10 @@ class Host:
         """sd_samplers_cfg_denoiser.py: refiner, callbacks, then the UNet is read."""
         self._refine(p, step / p.steps)
         denoiser = types.SimpleNamespace(p=p, step=step, total_steps=p.steps)
-        for callback in self.callbacks:
-            callback(types.SimpleNamespace(x=x, denoiser=denoiser))
-        unet = p.sd_model.forge_objects.unet
         sigma = torch.full((len(x),), 14.0 / (step + 1))
+        for callback in self.callbacks:
+            callback(types.SimpleNamespace(x=x, sigma=sigma, denoiser=denoiser))
+        unet = p.sd_model.forge_objects.unet
         conds = [("cond", torch.full((1, 1, 1), 0.9)), ("uncond", torch.full((1, 1, 1), 0.1))]
         if p.cfg == 1.0:
             return calc_cond_uncond_batch(unet, conds[:1], x, sigma)["cond"]

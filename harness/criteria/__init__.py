@@ -1,0 +1,1 @@
+"""Pruning criteria to compare CR-Diff's magnitudes with (the paper's Figure 8)."""

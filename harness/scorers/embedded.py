@@ -1,0 +1,86 @@
+"""The embedded model's own scores behind the same protocol: stand-ins, and labelled so.
+
+They ship with the project, so that everything around a scorer can be run without any download. None
+is ImageReward or FID, and none is ever shown under those names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from PIL import Image
+
+from harness.embedded.reward import FEATURES, EmbeddedReward
+from harness.embedded.weights import embedded_model_dir
+from harness.frechet import Frechet
+from harness.scorers.base import ImageScorer, Scorer, SetScorer, file_sha256, prepare
+from harness.scorers.distances import frechet_distance
+from harness.scorers.reference import Reference
+from harness.stats import Array, Interval
+
+
+class _Embedded(Scorer):
+    packages: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy")
+
+    def details(self) -> dict[str, Any]:
+        """The weights that ship with the embedded model."""
+        file = embedded_model_dir() / "reward" / "reward.safetensors"
+        return {
+            "backbone": "CR-Diff's embedded reward (a stand-in)",
+            "weights": {file.name: file_sha256(file)},
+            "device": "cpu",
+        }
+
+    @cached_property
+    def _reward(self) -> EmbeddedReward:
+        return EmbeddedReward.load()
+
+    def _ready(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        return [prepare(image, self.protocol) for image in images]
+
+
+class EmbeddedRewardScorer(_Embedded, ImageScorer):
+    """The small reward."""
+
+    name = "embedded_reward"
+    label = "embedded reward"
+    higher_is_better = True
+    what = (
+        "A small network, trained on the same kind of scenes as the embedded model, that reads "
+        "image and caption together and says how well they match. A stand-in: not ImageReward."
+    )
+
+    def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> Array:
+        """Rewards float64 [n]."""
+        return self._reward.score(self._ready(images), captions)
+
+
+class EmbeddedFrechet(_Embedded, SetScorer):
+    """Frechet distance on the small reward's features."""
+
+    name = "embedded_frechet"
+    label = "embedded Fréchet distance"
+    higher_is_better = False
+    decimals = 1
+    dimensions = FEATURES
+    what = (
+        "Fréchet distance to the reference images on the features of a small network, trained on "
+        "the same kind of scenes as the embedded model. A stand-in: not FID."
+    )
+
+    def features(self, images: Sequence[Image.Image]) -> Array:
+        """Features float64 [n, 32]."""
+        return self._reward.features(self._ready(images))
+
+    def distance(self, features: Array, reference: Reference) -> float:
+        """Frechet distance."""
+        return frechet_distance(features, reference)
+
+    def difference(self, method: Array, dense: Array, reference: Reference) -> Interval | None:
+        """By the corrected jackknife of ``harness.frechet``; it needs the reference's images."""
+        if reference.features is None:
+            return None
+        frechet = Frechet(reference.features)
+        return frechet.difference(method, dense) if len(method) >= frechet.fewest else None
