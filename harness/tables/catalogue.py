@@ -7,13 +7,14 @@ of its own with that model's stand-ins, which never appear under a real metric's
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import Size
 from harness.locate import read_json
+from harness.tables.curves import NONE_GIVEN, curve_table
 from harness.tables.layout import Entry, Head, Row, Table
+from harness.tables.panel import EMBEDDED, Panel
 from harness.tables.quantities import (
     CRDIFF,
     DENSE,
@@ -33,8 +34,6 @@ from harness.tables.quantities import (
 )
 
 PAPER = Path(__file__).parents[1] / "paper.json"
-EMBEDDED = "embedded"
-STAND_IN = "stand-in, embedded model"
 NO_DIT = "not run: the harness draws with UNets only"
 CRITERIA = ("taylor", "wanda", "obs-diff")
 LABELS = {
@@ -45,47 +44,6 @@ LABELS = {
     "wanda": "Wanda",
     "obs-diff": "OBS-Diff",
 }
-
-PAPER_HEADS = (
-    Head("fid-pytorch", "fid", "FID", rises=False, per_image=False),
-    Head("clip-score", "clip", "CLIP"),
-    Head("image-reward", "image_reward", "ImageReward"),
-    Head("pick-score", "pick_score", "PickScore"),
-    Head("aesthetic", "aesthetic", "Aesthetic Score"),
-)
-"""The paper's columns, and the scorers that fill them."""
-STAND_IN_HEADS = (
-    Head("embedded_frechet", "", "embedded Fréchet distance", False, 1, per_image=False),
-    Head("caption_check_all", "", "caption check: all facts"),
-    Head("embedded_reward", "", "embedded reward"),
-    Head("caption_check_facts", "", "caption check: facts"),
-)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Which metrics and which rows a set of tables has.
-
-    ``reward`` is the metric of the tables that have one only. ``paper``: whether the paper's rows
-    are in it. ``embedded``: the embedded model's sizes (unseen, native), or none.
-    """
-
-    heads: tuple[Head, ...]
-    reward: Head
-    paper: bool
-    unseen: tuple[Size, ...] = ()
-    native: Size | None = None
-    block: str = ""
-
-    def places(self, rows: list[dict[str, Any]], sizes: tuple[Size, ...]) -> list[dict[str, Any]]:
-        """The paper's rows if wanted, then the embedded model's ``sizes``."""
-        own = [{"model": EMBEDDED, "size": str(size)} for size in sizes]
-        return [*(rows if self.paper else ()), *own]
-
-    def stage(self, paper: dict[str, Any]) -> list[tuple[str, Size, bool]]:
-        """(model, size, paper's) of a table about one model at one size."""
-        stages = [(paper["model"], Size.parse(paper["size"]), True)] if self.paper else []
-        return stages + [(EMBEDDED, size, False) for size in self.unseen[:1]]
 
 
 def read_paper() -> dict[str, Any]:
@@ -277,6 +235,20 @@ def _pass_seconds(name: str, cell: Where, values: dict[str, Any]) -> Entry | Non
     return None if name == "dense" else Entry(values.get("seconds"), Seconds(cell), 2)
 
 
+def _search(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
+    """Figure 7b: the best score so far, of the searches whose reward belongs to this panel."""
+    notes = tuple(paper["notes"]) if panel.paper else ()
+    found = [curve for curve in panel.curves if curve.is_stand_in == (not panel.paper)]
+    if found:
+        return [curve_table(paper["title"], notes, found, panel.block)]
+    if not panel.paper:
+        return []
+    row = Row((paper["model"], paper["size"]), (Entry(None, Never(NONE_GIVEN)),))
+    heads = ("Model", "Resolution")
+    columns = [f"best {panel.reward.label} so far"]
+    return [_table(key, paper, panel, heads, columns, [row])]
+
+
 Builder = Callable[[str, dict[str, Any], Panel], list[Table]]
 BUILDERS: dict[str, Builder] = {
     "1": _quality,
@@ -286,5 +258,6 @@ BUILDERS: dict[str, Builder] = {
     "5": _coefficient,
     "7a": _ratios,
     "fig2a": _sparsity,
+    "fig7b": _search,
     "fig8": _criteria,
 }

@@ -12,7 +12,7 @@ from crdiff_ext.presets import Preset
 from crdiff_ext.settings import Ratios
 from harness.config import RunConfig
 from harness.experiment import DEFAULT_STEP, decide_for
-from harness.methods import METHODS, Method, Situation
+from harness.methods import Method, Situation, get_methods
 from harness.plan import Cell
 from harness.tables.quantities import SAME_SHARE, STORED, Variant, Where
 
@@ -28,7 +28,7 @@ def make_cells(
 ) -> tuple[Cells, Absent]:
     """The cells that can be drawn, and why the others can't.
 
-    A method that is not in the registry, and ratios that are not stored, are not errors here: the
+    A method that does not suit a model, and ratios that are not stored, are not errors here: the
     tables say so and go on.
     """
     cells: Cells = {}
@@ -45,9 +45,7 @@ def _cell(
     where: Where, config: RunConfig, loaded: LoadedPipeline, presets: Sequence[Preset]
 ) -> Cell:
     variant, family = where.variant, loaded.family
-    method = METHODS.get(variant.method)
-    if method is None:
-        raise CRDiffError(f"there is no method named {variant.method}")
+    method = get_methods((variant.method,))[0]
     where.size.check_step(family.step or DEFAULT_STEP, family.label)
     if variant.method == "dense":
         # Dense needs no ratios; "auto" gives a decision without demanding any.
@@ -70,15 +68,12 @@ def _situation(where: Where, loaded: LoadedPipeline, decision: object) -> Situat
 
 
 def _named(method: Method, variant: Variant, ratios: str) -> Method:
-    """The method under a name that tells it from its other variants: ``uniform-0.288-k1.5``."""
+    """The method by the name that tells it from its other variants: ``uniform-0.288-k1.5``."""
     k = variant.k if variant.k is not None else {"pruned": 1.0}.get(variant.method)
     end = "" if k is None else f"-k{k:g}"
     if ratios != STORED:
-        label = f"{method.label}, uniform {ratios}{f', k = {variant.k:g}' if variant.k else ''}"
-        return replace(method, name=f"uniform-{ratios}{end}", label=label)
-    if variant.k is not None:
-        return replace(method, name=f"poa{end}", label=f"{method.label}, k = {variant.k:g}")
-    return method
+        return get_methods((f"uniform-{ratios}{end}",))[0]
+    return method if variant.k is None else get_methods((f"poa{end}",))[0]
 
 
 def _same_share(

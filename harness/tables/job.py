@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from crdiff_ext import __version__
@@ -22,16 +23,10 @@ from harness.results import Metric, utc_now
 from harness.scorers import open_reference
 from harness.store import check_folder, write_atomically
 from harness.tables.book import Books
-from harness.tables.catalogue import (
-    BUILDERS,
-    EMBEDDED,
-    PAPER_HEADS,
-    STAND_IN,
-    STAND_IN_HEADS,
-    Panel,
-    build,
-)
+from harness.tables.catalogue import BUILDERS, build
+from harness.tables.curves import Curve, curves_csv, read_curve, search_embedded
 from harness.tables.layout import Filled, Head, Row, Table, as_dict, fill
+from harness.tables.panel import EMBEDDED, PAPER_HEADS, STAND_IN, STAND_IN_HEADS, Panel
 from harness.tables.render import csv_text, markdown
 from harness.tables.runner import Job, open_model, run_models, wanted_cells
 from harness.user_presets import stored_presets
@@ -53,6 +48,8 @@ def run_tables(args: argparse.Namespace) -> int:
     models = _models(args)
     sizes = tuple(Size.parse(text) for text in args.size or ())
     job, panels = _job(args, models, sizes)
+    curves = _curves(args, keys, panels)
+    panels = [replace(panel, curves=curves) for panel in panels]
     named = args.model is not None and EMBEDDED not in models
     tables = [
         kept
@@ -73,6 +70,8 @@ def run_tables(args: argparse.Namespace) -> int:
     books = run_models(job, wanted, _metrics(panels))
     filled = [fill(table, books) for table in tables]
     _write(args, job, books, filled)
+    if curves:
+        write_atomically(args.out / "fig7b.csv", curves_csv(curves).encode())
     print("\n".join(markdown(one) for one in filled))
     print(f"Written: {args.out / 'tables.md'}, tables.csv, tables.json; images beside them")
     return 0
@@ -161,12 +160,25 @@ def _job(
     return job, panels
 
 
+def _curves(
+    args: argparse.Namespace, keys: Sequence[str], panels: Sequence[Panel]
+) -> tuple[Curve, ...]:
+    """The searches that were given; for the embedded model, two small ones of its own."""
+    if "fig7b" not in keys:
+        return ()
+    folders = [Path(text) for text in args.search or ()]
+    unseen = panels[-1].unseen
+    if not folders and unseen and not args.dry_run:
+        folders = search_embedded(args.out, unseen[0], 0)
+    return tuple(read_curve(folder) for folder in folders)
+
+
 def _reward(heads: Sequence[Head], key: str) -> Head:
     return next(head for head in heads if head.key == key)
 
 
 def _embedded_sizes() -> tuple[tuple[Size, ...], Size]:
-    """(unseen sizes, the smallest first; the native one)."""
+    """(the two smallest unseen sizes, the smaller first; the native one)."""
     from crdiff_ext.families import FAMILIES
 
     own = [Size.parse(text) for text in read_json(embedded_model_dir() / "crdiff.json")["sizes"]]
@@ -174,7 +186,7 @@ def _embedded_sizes() -> tuple[tuple[Size, ...], Size]:
     assert family is not None
     native = Size(*family)
     unseen = sorted((size for size in own if size != native), key=lambda s: s.height * s.width)
-    return tuple(unseen), native
+    return tuple(unseen[:2]), native
 
 
 def _kept(table: Table, sizes: tuple[Size, ...], models: Mapping[str, str] | None) -> Table:

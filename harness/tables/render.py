@@ -16,7 +16,7 @@ Line = tuple[str, list[str]]
 def markdown(filled: Filled) -> str:
     """A title, the table with up to four lines and more in each row, then its notes."""
     table = filled.table
-    title = f"{table.title} ({table.block})" if table.block else table.title
+    title = f"{table.title} [{table.block}]" if table.block else table.title
     head = [*table.heads, "", *table.columns]
     body = [
         line

@@ -13,15 +13,17 @@ from harness.config import RunConfig, Size
 from harness.embedded.scenes import SceneSpec
 from harness.environment import all_cores
 from harness.experiment import Experiment, open_experiment
+from harness.main_job import conduct
 from harness.plan import Plan
 from harness.prompts import PromptSet
+from harness.report.page import write_report
 from harness.results import Metric, Scores, build_results, utc_now, write_images_csv, write_results
 from harness.scorers import ReferenceSource
 from harness.tables.book import Books, ModelBook
 from harness.tables.cells import make_cells
 from harness.tables.passes import recorded_seconds
 from harness.tables.quantities import Where
-from harness.tables.scoring import merged, score, usable
+from harness.tables.scoring import merged, score
 
 log = logging.getLogger(__name__)
 
@@ -78,27 +80,23 @@ def open_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
 
 
 def run_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
-    """Draw what is missing, score it, write the model's results.json and images.csv."""
+    """Draw what is missing, score it; write the model's results.json, images.csv, report.html."""
     book = open_model(job, model, wanted)
     experiment = book.experiment
     log.info("%s: %d cells", model, len(experiment.cells))
-    started = utc_now()
+    conduct(experiment, "tables")
     with all_cores():
-        write_results(
-            experiment.store.folder, build_results(experiment, "tables", "running", started)
-        )
-        experiment.draw()
         book.scores, book.unscored = _scores(job, experiment)
+    results = build_results(experiment, "tables", "complete", utc_now(), book.scores)
     write_images_csv(experiment, book.scores)
-    results = build_results(experiment, "tables", "complete", started, book.scores)
     write_results(experiment.store.folder, results)
+    write_report(experiment, results, book.scores, experiment.store.folder / "report.html")
     return book
 
 
 def _scores(job: Job, experiment: Experiment) -> tuple[Scores, dict[str, str]]:
-    device = experiment.sampling.device
-    ready, unscored = usable(job.scorers, job.weights, device, job.protocol, job.reference)
-    scores = score(experiment, ready, job.reference)
+    """By the scorers that can be used; for the embedded model its stand-ins beside them."""
+    scores, unscored = score(experiment, job.scorers, job.weights, job.protocol, job.reference)
     if not job.specs:
         return scores, unscored
     from harness.demo import score_cells
