@@ -122,8 +122,8 @@ def test_online_lora_is_folded_with_the_weight(world, dtype):
 def test_the_patch_scales_what_is_small(world):
     world()
     weight = torch.tensor([0.1, -0.2, 0.3])
-    found = CALCULATORS[PATCH](weight.clone(), 1.0, (0.2, -0.5))
-    assert torch.equal(found, prune(weight, 0.2, -0.5))
+    found = CALCULATORS[PATCH](weight.clone(), 1.0, (0.25, -0.5))
+    assert torch.equal(found, prune(weight, 0.25, -0.5))
     assert torch.allclose(found, torch.tensor([-0.05, 0.1, 0.3]))
 
 
@@ -300,5 +300,6 @@ def test_hosts_without_online_patches_fold_too(world):
     image, job, passes = run(host, ask("folded"))
     assert made(job) == [(0, 2)]
     stored = [linear.weight.float() for linear in layers_of(unet_of(host))]
-    assert_same(passes[0], folded(stored))
+    # rounded once to the stored type: halves of the smallest numbers
+    assert_same(passes[0], [weight.half().float() for weight in folded(stored)])
     assert not torch.equal(image, off)
