@@ -100,7 +100,7 @@ class Bench:
     repeats: int = 1
 
     def prepare(self) -> None:
-        """Call once densely, decide how often to repeat calls, leave out what doesn't fit."""
+        """Call densely, to learn how often to repeat calls and what memory one takes."""
         subject, meter = self.subject, self.meter
         meter.reset()
         before = (meter.resident_bytes() or 0, meter.vram_bytes() or 0)
@@ -113,7 +113,6 @@ class Bench:
         after = (meter.peak_bytes() or 0, meter.vram_bytes() or 0)
         self.activations = max(b - a for a, b in zip(before, after, strict=True))
         self.repeats = min(MOST_REPEATS, max(1, round(QUICK_SECONDS / took)))
-        self._skip_too_large()
 
     def left(self) -> list[Mode]:
         """The modes that are not skipped."""
@@ -125,13 +124,16 @@ class Bench:
         for group, mode in _rotated(list(groups.items()), turn):
             if mode.native and turn and self.repeats == 1:
                 continue  # slow, and no rival in cost: one measurement will do
-            with self._unless_too_large(mode):
+            if reason := self._reason_against(mode):
+                self._skip(mode, reason)
+                continue
+            with self._turn(mode):
                 self._one(mode, self.samples.setdefault(group, Samples()), first=turn == 0)
 
     def image_round(self, images: Images, turn: int) -> None:
         """Measure a whole image of every mode once."""
         for mode in _rotated(self.left(), turn):
-            with self._unless_too_large(mode), mode.attach(self.subject):
+            with self._turn(mode), mode.attach(self.subject):
                 started = self.meter.now()
                 images.draw(self._size(mode))
                 self.images.setdefault(mode.name, []).append(self.meter.now() - started)
@@ -166,36 +168,35 @@ class Bench:
             samples.peak, samples.vram = meter.peak_bytes(), meter.vram_bytes()
 
     @contextmanager
-    def _unless_too_large(self, mode: Mode) -> Iterator[None]:
-        """Run a mode's turn, or say in a sentence why it is left out from now on."""
+    def _turn(self, mode: Mode) -> Iterator[None]:
+        """A mode's turn; if memory runs out in it, a sentence, and it is left out from now on."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
-            text = str(error).lower()
-            if not isinstance(error, MemoryError) and "memory" not in text:
+            if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
                 raise
-            self.skipped[mode.group] = f"{mode.name} ran out of memory: it was left out"
-            log.info("%s", self.skipped[mode.group])
+            self._skip(mode, f"{mode.name} ran out of memory: it was left out")
 
-    def _skip_too_large(self) -> None:
-        """Leave out what can't be run here: no memory for it, or nothing to compare."""
+    def _skip(self, mode: Mode, reason: str) -> None:
+        self.skipped[mode.group] = reason
+        log.info("%s", reason)
+
+    def _reason_against(self, mode: Mode) -> str | None:
+        """Why a mode can't be run now: no memory for it, or nothing to compare. None: it can."""
         subject = self.subject
+        needs = mode.extra_bytes(subject) + self.activations
+        if mode.native:
+            reason = _no_native(subject)
+            if reason is not None or subject.native is None:
+                return reason
+            needs = self.activations * _area(subject.native) // _area(subject.size)
         free = free_bytes(torch.device(subject.device))
-        for mode in self.modes:
-            reason = None
-            needs = mode.extra_bytes(subject) + self.activations
-            if mode.native:
-                reason = _no_native(subject)
-                if reason is None and subject.native is not None:
-                    needs = self.activations * _area(subject.native) // _area(subject.size)
-            if reason is None and free is not None and needs + SPARE_BYTES > free:
-                reason = (
-                    f"{mode.name} needs about {needs / 2**30:.1f} GiB beside the model and "
-                    f"{free / 2**30:.1f} GiB are free: it was left out"
-                )
-            if reason is not None:
-                self.skipped[mode.group] = reason
-                log.info("%s", reason)
+        if mode.name == "dense" or free is None or needs + SPARE_BYTES <= free:
+            return None
+        return (
+            f"{mode.name} needs about {needs / 2**30:.1f} GiB beside the model and "
+            f"{free / 2**30:.1f} GiB are free: it was left out"
+        )
 
 
 def measure(
