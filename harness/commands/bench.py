@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 
-BENCHES = {"plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds")}
+BENCHES = {
+    "plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds"),
+    "search": ("harness.commands.bench_search", "images that each sampler of ratios needs"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
