@@ -58,7 +58,7 @@ class Annealer:
     >>> while not search.done:
     ...     state = search.ask()
     ...     search.tell(-abs(state.ratios.down - 0.5))
-    >>> len(search.trials) <= 31 and search.best.score > -0.2
+    >>> len(search.trials) <= 31 and search.best.score >= -0.2
     True
     """
 
@@ -142,11 +142,11 @@ class Annealer:
             self._draws()
         self._asked = state
 
-    def tell(self, score: float | None, stopped: bool = False) -> Trial:
+    def tell(self, score: float | None, stopped: bool = False) -> None:
         """Takes the score of the state last asked for; None if its evaluation failed.
 
         ``stopped``: it was given up because it could not reach ``needed``; the score is an estimate
-        and the move is refused. Returns the trial.
+        and the move is refused.
 
         Raises:
             CRDiffError: nothing was asked, or the score is not finite.
@@ -165,7 +165,7 @@ class Annealer:
         self._asked = None
         if is_baseline:
             self.know_baseline(score, trial)
-            return trial
+            return
         self._iterations, self._jump = self._iterations + 1, False
         if accepted:
             self._current = trial
@@ -176,7 +176,6 @@ class Annealer:
         self._temperature *= self.schedule.cooling
         if self._stale >= self.schedule.patient:
             self._shake()
-        return trial
 
     def know_baseline(self, score: float | None, trial: Trial | None = None) -> None:
         """Dense's score, from this search's own evaluation of it or from elsewhere."""

@@ -142,7 +142,8 @@ class Schedule:
     @property
     def first(self) -> State:
         """Where the chain starts."""
-        return State(Ratios(*self.start), self.k).rounded()
+        state = State(Ratios(*self.start), self.k).rounded()
+        return self.dense if state.is_dense else state
 
     @property
     def dense(self) -> State:
@@ -163,9 +164,10 @@ class Schedule:
         return here if self.k_range is None else {**here, "k": state.k}
 
     def state(self, point: Mapping[str, float]) -> State:
-        """The inverse of ``point``, rounded: what is evaluated."""
+        """The inverse of ``point``, rounded: what is evaluated. All dense states are one."""
         ratios = [point[SHARED]] * 3 if self.uniform else [point[group] for group in GROUPS]
-        return State(Ratios(*ratios), point.get("k", self.k)).rounded()
+        state = State(Ratios(*ratios), point.get("k", self.k)).rounded()
+        return self.dense if state.is_dense else state
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -12,18 +12,20 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
 
 from crdiff_ext.schedule import State
 from harness.config import Size, image_seed
-from harness.execute import Draws
 from harness.methods import DENSE, Drawing
 from harness.plan import Batch, Item, Sampling
 from harness.prompts import Prompt
 from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.execute import Draws
 
 
 class Reward(Protocol):

@@ -244,13 +244,15 @@ class Worker:
         return self._known.get(state)
 
     def _enqueue_first(self) -> None:
-        """Dense and the start come first for Optuna's own samplers too."""
+        """Dense, then the start, come first for Optuna's own samplers too; one at a time."""
         known = {state_of(self.schedule, trial) for trial in self.mine() if counts(trial)}
         wanted = [self.schedule.dense] if self.schedule.baseline else []
         for state in [*wanted, self.schedule.first]:
             point = self.schedule.point(state)
-            if state not in known and not self._waits(point):
-                self.study.enqueue_trial(point)
+            if state not in known:
+                if not self._waits(point):
+                    self.study.enqueue_trial(point)
+                return
 
     def _waits(self, point: dict[str, float]) -> bool:
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

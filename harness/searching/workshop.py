@@ -54,7 +54,7 @@ def open_workshop(config: RunConfig, reward: str = "auto", weights: Path | None 
     if reward == EMBEDDED and not is_embedded:
         raise CRDiffError(
             "the embedded reward judges the embedded model's captions only: give --reward another "
-            "one, such as imagereward"
+            "one, such as image-reward"
         )
     judge, name = _reward(reward, is_embedded, weights)
 
@@ -89,12 +89,12 @@ def _reward(name: str, is_embedded: bool, weights: Path | None) -> tuple[Reward,
         from harness.embedded.reward import EmbeddedReward
 
         return EmbeddedReward.load(weights), EMBEDDED_REWARD
-    wanted = "imagereward" if name == "auto" else name
+    wanted = "image-reward" if name == "auto" else name
     return _scorer(wanted, weights), wanted
 
 
 def _scorer(name: str, weights: Path | None) -> Any:
-    """A scorer of :mod:`harness.scorers` with its weights. Raises CRDiffError."""
+    """A scorer of images by name, with its weights. Raises CRDiffError."""
     try:
         scorers = importlib.import_module("harness.scorers")
     except ModuleNotFoundError as error:
@@ -102,4 +102,15 @@ def _scorer(name: str, weights: Path | None) -> Any:
             f"the reward {name} is not part of this version: only the embedded model can be "
             "searched, with its own reward"
         ) from error
-    raise CRDiffError(f"the reward {name} can't be used yet: {scorers.__name__} has no loader")
+    if weights is None:
+        raise CRDiffError(
+            f"the reward {name} needs its weights: give their folder with --reward-weights"
+        )
+    scorer = scorers.get_scorers([name], weights)[0]
+    if not isinstance(scorer, scorers.ImageScorer):
+        raise CRDiffError(
+            f"{name} compares sets of images: give --reward one that scores each image, such as "
+            "image-reward"
+        )
+    scorer.require()
+    return scorer

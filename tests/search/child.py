@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+# By file: an installed package may be called `tests`.
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+from synthetic import Synthetic, config, work
 
 from crdiff_ext.schedule import Schedule, State
-from tests.search.synthetic import Synthetic, config, work
 
 TINY = Schedule(
     start=(0.001,) * 3, high=0.002, uniform=True, step=0.002, step_floor=0.002, iterations=8

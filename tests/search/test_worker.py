@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 
@@ -43,7 +42,7 @@ def test_a_killed_search_resumes_to_the_same_trials(tmp_path: Path, sampler: str
 
 
 @pytest.mark.parametrize("sampler", ["anneal", "tpe"])
-@pytest.mark.parametrize("die_at", [0, 1, 4, 30])
+@pytest.mark.parametrize("die_at", [0, 1, 4, 13])
 def test_interrupted_anywhere_it_ends_the_same(tmp_path: Path, sampler: str, die_at: int) -> None:
     class Dying(Synthetic):
         def values(self, state, batch):
@@ -80,15 +79,11 @@ def test_a_race_for_one_state_is_given_up_by_the_later_one(tmp_path: Path) -> No
     first, second = (Worker(study, settings, Synthetic(), number) for number in (0, 1))
     one = first.ask()
     assert one is not None
+    study.enqueue_trial(one.params)  # as if both had asked before either told the study
     two = study.ask(fixed_distributions=first.space)
     two.set_user_attr("worker", 1)
-    study_two = study_in(tmp_path, settings)
-    frozen = study_two.get_trials()[1]
-    assert not second._is_repeated(two) or frozen.params != one.params
-    study.enqueue_trial(one.params)
-    three = study.ask(fixed_distributions=first.space)
-    three.set_user_attr("worker", 1)
-    assert second._is_repeated(three)
+    assert second._is_repeated(two)
+    assert not first._is_repeated(one)
 
 
 @pytest.mark.parametrize("sampler", ["anneal", "tpe", "gp", "cmaes"])
@@ -188,5 +183,4 @@ def test_chains_differ_by_worker_and_meet_at_restarts(tmp_path: Path) -> None:
     assert starts[0] != starts[1]
     chain = one.study.sampler
     assert isinstance(chain, AnnealSampler)
-    assert np.isfinite(chain.annealer.baseline or 0.0)
     assert chain.annealer.baseline == pytest.approx(0.0, abs=1e-9)  # dense, from worker 0
