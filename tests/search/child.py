@@ -14,9 +14,9 @@ import numpy as np
 # By file: an installed package may be called `tests`.
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
-from synthetic import Synthetic, config, work
+from synthetic import Synthetic, config, work  # noqa: E402
 
-from crdiff_ext.schedule import Schedule, State
+from crdiff_ext.schedule import Schedule, State  # noqa: E402
 
 TINY = Schedule(
     start=(0.001,) * 3, high=0.002, uniform=True, step=0.002, step_floor=0.002, iterations=8
