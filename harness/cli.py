@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": ("harness.commands.inspect", "family, decision and sparsity of a checkpoint"),
     "presets": ("harness.commands.presets", "list, show, export and import stored ratios"),
     "search": ("harness.commands.search", "search block ratios by simulated annealing"),
+    "refine": ("harness.commands.refine", "search the ratios for one prompt and size"),
     "tables": ("harness.commands.tables", "the paper's tables with its values and ours"),
     "bench": ("harness.commands.bench", "measure the core's speed and memory"),
     "export": ("harness.commands.export", "write a pipeline as the single file that WebUIs read"),

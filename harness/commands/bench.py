@@ -14,6 +14,7 @@ SUBJECTS = {
     "plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds"),
     "fidelity": ("harness.commands.bench_fidelity", "cheaper amplifications against the exact one"),
     "criteria": ("harness.commands.bench_criteria", "seconds that pruning criteria take"),
+    "search": ("harness.commands.bench_search", "images that each sampler of ratios needs"),
 }
 
 
