@@ -70,7 +70,10 @@ class Experiment:
         """Draw what is missing."""
         from harness.generate import Painter
 
-        return execute(self.plan, self.store, lambda: Painter(self.loaded.pipe, self.sampling))
+        folder = self.store.folder
+        return execute(
+            self.plan, self.store, lambda: Painter(self.loaded.pipe, self.sampling, folder)
+        )
 
 
 def resolve_sampling(

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from harness.config import Size
 from harness.criteria.calibrate import Run, StepEnd
 from harness.criteria.choose import Choice, choose_weights
 from harness.criteria.replaced import ReplacedWeights
+from harness.criteria.times import choice_key, note_time
 from harness.environment import repeatable
 from harness.methods import Drawing
 from harness.plan import Batch, Sampling
@@ -41,9 +43,10 @@ class Painter:
     Args:
         pipe: a diffusers StableDiffusionPipeline or StableDiffusionXLPipeline on its device.
         sampling: steps, guidance, negative prompt; dtype and device are the pipeline's.
+        notes: a folder in which to write down how long choosing weights took (``times.py``).
     """
 
-    def __init__(self, pipe: Any, sampling: Sampling) -> None:
+    def __init__(self, pipe: Any, sampling: Sampling, notes: Path | None = None) -> None:
         channels = pipe.unet.config.in_channels
         if channels != pipe.vae.config.latent_channels:
             raise CRDiffError(
@@ -52,6 +55,7 @@ class Painter:
             )
         self.pipe = pipe
         self.sampling = sampling
+        self._notes = notes
         self.pipe.set_progress_bar_config(disable=True)
         if hasattr(pipe, "watermark"):  # SDXL's, which comes and goes with an optional package
             self.pipe.watermark = None
@@ -81,7 +85,11 @@ class Painter:
         if drawing.kind == "dense":
             return nullcontext()
         if drawing.criterion is None:
-            return self._handle(drawing).attached()
+            started, known = time.perf_counter(), drawing in self._handles
+            handle = self._handle(drawing)
+            if not known:
+                self._note(drawing, batch.size, time.perf_counter() - started, 0.0)
+            return handle.attached()
         assert drawing.ratios is not None
         assert drawing.k is not None
         weights = self.chosen(drawing, batch.size).weights
@@ -97,12 +105,20 @@ class Painter:
                 run = self.calibration(size, drawing.told_size)
                 choice = choose_weights(run, drawing.ratios, drawing.criterion)
             self._choice = (key, choice)
-            name = drawing.criterion.name if drawing.criterion else "magnitude"
+            self._note(drawing, size, choice.seconds, choice.calibration_seconds)
+        return self._choice[1]
+
+    def _note(self, drawing: Drawing, size: Size, seconds: float, calibration: float) -> None:
+        """Tell, and write down if there is a place for it, how long choosing weights took."""
+        name = drawing.criterion.name if drawing.criterion else "magnitude"
+        if drawing.criterion:
             log.info(
                 "%s at %s: weights chosen in %.2f s, of which calibration %.2f s",
-                *(name, size, choice.seconds, choice.calibration_seconds),
+                *(name, size, seconds, calibration),
             )
-        return self._choice[1]
+        if self._notes is not None:
+            key = choice_key(self.sampling, drawing, size)
+            note_time(self._notes, key, name, seconds, calibration)
 
     def calibration(self, size: Size, told: Size | None = None) -> Run:
         """How calibration draws with this pipeline: as images are drawn, without decoding them."""

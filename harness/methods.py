@@ -209,7 +209,7 @@ def criterion_method(
     """The method of a criterion: ``base`` of ``CRITERIA``, amplified if ``poa``, at ``k``."""
     label = f"{LABELS[base]}{' + POA' if poa else ''}"
     notes = [f"k = {k:g}"] if poa and k is not None else []
-    notes += [] if prompts is None else [f"{prompts} prompts"]
+    notes += [] if prompts is None else [f"n = {prompts}"]
     notes += [f"seed {seed}"] if seed else []
     label += f" ({', '.join(notes)})" if notes else ""
     amplified = ", amplified as in CR-Diff" if poa else ", without amplification (k = 1)"

@@ -19,9 +19,9 @@ from crdiff_ext import __version__
 from crdiff_ext.decide import Decision
 from crdiff_ext.settings import K_DEFAULT
 from harness.config import DRAWING_VERSION
+from harness.criteria.times import choice_key, times_of
 from harness.environment import describe
 from harness.experiment import Experiment
-from harness.methods import Drawing
 from harness.plan import Cell
 from harness.store import Row, write_atomically
 
@@ -145,7 +145,7 @@ def _cell(experiment: Experiment, cell: Cell, scores: Scores) -> dict[str, Any]:
             "amplification": drawing.amplification if drawing.kind == "amplified" else None,
             "source_size": list(drawing.source_size) if drawing.source_size else None,
             "told_size": list(drawing.told_size) if drawing.told_size else None,
-            "criterion": _criterion(drawing),
+            "criterion": _criterion(experiment, cell),
         },
         "status": "complete" if len(rows) == len(items) else "partial",
         "images": len(rows),
@@ -170,11 +170,21 @@ def _decision(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _criterion(drawing: Drawing) -> dict[str, Any] | None:
-    """What decided which weights went; None where none did."""
-    if drawing.criterion is None:
-        return {"name": "magnitude"} if drawing.kind == "amplified" else None
-    return {**drawing.criterion.as_dict(), "source": drawing.criterion.source or None}
+def _criterion(experiment: Experiment, cell: Cell) -> dict[str, Any] | None:
+    """What decided which weights went, and how long that took; None where none did."""
+    drawing = cell.drawing
+    if drawing.kind != "amplified":
+        return None
+    by = drawing.criterion
+    time = times_of(experiment.store.folder).get(
+        choice_key(experiment.sampling, drawing, cell.size), {}
+    )
+    return {
+        **(by.as_dict() if by else {"name": "magnitude"}),
+        "source": by.source or None if by else None,
+        "seconds": time.get("seconds"),
+        "calibration_seconds": time.get("calibration_seconds"),
+    }
 
 
 def _digest(rows: Sequence[Row]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -80,46 +80,61 @@ class Samples:
 
 @dataclass
 class Bench:
-    """One measurement under way. ``skipped``: a sentence for each mode that could not be run."""
+    """One measurement under way.
+
+    Attributes:
+        samples: of UNet calls, by the modes' groups; ``images``: seconds, by the modes' names.
+        skipped: a sentence for each group of modes that could not be run.
+        activations: bytes that a dense call takes beside the weights.
+        repeats: timed calls in a round, their median counts.
+    """
 
     subject: Subject
     meter: Meter
     modes: list[Mode]
-    rounds: int
+    planning: dict[str, dict[str, Any]]
+    samples: dict[str, Samples] = field(default_factory=dict)
+    images: dict[str, list[float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     activations: int = 0
+    repeats: int = 1
 
-    def calls(self) -> dict[str, Samples]:
-        """Measure UNet calls; results by the modes' groups."""
-        repeats = self._warm_up()
+    def prepare(self) -> None:
+        """Call once densely, decide how often to repeat calls, leave out what doesn't fit."""
+        subject, meter = self.subject, self.meter
+        meter.reset()
+        before = (meter.resident_bytes() or 0, meter.vram_bytes() or 0)
+        started = meter.now()
+        subject.call(subject.size, FIRST)
+        if meter.now() - started < 10 * QUICK_SECONDS:  # the first call is slow
+            started = meter.now()
+            subject.call(subject.size, FIRST)
+        took = meter.now() - started
+        after = (meter.peak_bytes() or 0, meter.vram_bytes() or 0)
+        self.activations = max(b - a for a, b in zip(before, after, strict=True))
+        self.repeats = min(MOST_REPEATS, max(1, round(QUICK_SECONDS / took)))
         self._skip_too_large()
-        groups = {mode.group: mode for mode in self.modes if mode.group not in self.skipped}
-        samples = {group: Samples() for group in groups}
-        for turn in range(self.rounds):
-            for group, mode in _rotated(list(groups.items()), turn):
-                if mode.group in self.skipped or (mode.native and turn and repeats == 1):
-                    continue
-                with self._unless_too_large(mode):
-                    self._one(mode, samples[group], repeats, first=turn == 0)
-            log.info("UNet calls: round %d of %d done", turn + 1, self.rounds)
-        return samples
 
-    def images(self) -> dict[str, list[float]]:
-        """Seconds of a whole image for each round; empty without a pipeline."""
-        if self.subject.loaded is None:
-            return {}
-        modes = [mode for mode in self.modes if mode.group not in self.skipped]
-        seconds: dict[str, list[float]] = {mode.name: [] for mode in modes}
-        images = Images(self.subject)
-        images.draw(self.subject.size)  # not counted: encodes the prompt, too
-        for turn in range(self.rounds):
-            for mode in _rotated(modes, turn):
-                with self._unless_too_large(mode), mode.attach(self.subject):
-                    started = self.meter.now()
-                    images.draw(self._size(mode))
-                    seconds[mode.name].append(self.meter.now() - started)
-            log.info("images: round %d of %d done", turn + 1, self.rounds)
-        return seconds
+    def left(self) -> list[Mode]:
+        """The modes that are not skipped."""
+        return [mode for mode in self.modes if mode.group not in self.skipped]
+
+    def round(self, turn: int) -> None:
+        """Measure UNet calls of every group of modes once."""
+        groups = {mode.group: mode for mode in self.left()}
+        for group, mode in _rotated(list(groups.items()), turn):
+            if mode.native and turn and self.repeats == 1:
+                continue  # slow, and no rival in cost: one measurement will do
+            with self._unless_too_large(mode):
+                self._one(mode, self.samples.setdefault(group, Samples()), first=turn == 0)
+
+    def image_round(self, images: Images, turn: int) -> None:
+        """Measure a whole image of every mode once."""
+        for mode in _rotated(self.left(), turn):
+            with self._unless_too_large(mode), mode.attach(self.subject):
+                started = self.meter.now()
+                images.draw(self._size(mode))
+                self.images.setdefault(mode.name, []).append(self.meter.now() - started)
 
     def _size(self, mode: Mode) -> Size:
         if mode.native:
@@ -127,23 +142,10 @@ class Bench:
             return self.subject.native
         return self.subject.size
 
-    def _warm_up(self) -> int:
-        """Call once or twice; returns how often to repeat a call in a round."""
-        subject, meter = self.subject, self.meter
-        subject.call(subject.size, FIRST)
-        meter.reset()
-        before = (meter.resident_bytes() or 0, meter.vram_bytes() or 0)
-        started = meter.now()
-        subject.call(subject.size, FIRST)
-        took = meter.now() - started
-        after = (meter.peak_bytes() or 0, meter.vram_bytes() or 0)
-        self.activations = max(b - a for a, b in zip(before, after, strict=True))
-        return min(MOST_REPEATS, max(1, round(QUICK_SECONDS / took)))
-
-    def _one(self, mode: Mode, samples: Samples, repeats: int, first: bool) -> None:
+    def _one(self, mode: Mode, samples: Samples, first: bool) -> None:
         """One mode's turn: enter it, call, and in the first round note its peaks."""
         subject, meter = self.subject, self.meter
-        size = self._size(mode)
+        size, repeats = self._size(mode), self.repeats
         if first:
             meter.reset()
         started = meter.now()
@@ -156,6 +158,8 @@ class Bench:
                     subject.call(size, timestep)
                     if repeat or repeats == 1:
                         seconds.append(meter.now() - started)
+        if repeats == 1:
+            log.info("%s: %s s", mode.group, ", ".join(f"{s[0]:.2f}" for s in taken.values()))
         for timestep, seconds in taken.items():
             samples.calls.setdefault(timestep, []).append(statistics.median(seconds))
         if first:
@@ -194,55 +198,64 @@ class Bench:
                 log.info("%s", reason)
 
 
-def measure(config: CostConfig) -> dict[str, Any]:
-    """Measure; returns plain JSON values, ``modes`` among them. Raises CRDiffError."""
+def measure(
+    config: CostConfig, keep: Callable[[dict[str, Any]], object] = lambda _: None
+) -> dict[str, Any]:
+    """Measure; returns plain JSON values, ``modes`` among them. Raises CRDiffError.
+
+    ``keep`` is given the result so far after each round, so that a run cut short is not lost.
+    """
     with all_cores() as threads:
         torch.set_num_threads(config.threads or threads)
         subject = open_subject(config.model, config.size, config.batch, config.device, config.dtype)
         meter = Meter(config.device)
         modes = choose_modes(config.modes)
         theirs = any(mode.name == "two-unets" for mode in modes)
-        planning = measure_planning(subject, Ratios.parse(config.ratios), meter, theirs)
-        bench = Bench(subject, meter, modes, config.rounds)
-        samples = bench.calls()
-        images = bench.images() if config.images else {}
-        assert subject.plan is not None
-        return {
-            "model": subject.name,
-            "size": str(subject.size),
-            "native": str(subject.native) if subject.native else None,
-            "batch": subject.batch,
-            "dtype": str(subject.dtype).removeprefix("torch."),
-            "ratios": subject.plan.ratios.as_dict(),
-            "k": K_DEFAULT,
-            "rounds": config.rounds,
-            "clock": meter.clock,
-            "memory": meter.memory,
-            "auto_memory": PrunedWeights(subject.unet, subject.plan).memory,
-            "modes": [
-                _entry(bench, mode, samples, images, planning)
-                for mode in modes
-                if mode.group not in bench.skipped
-            ],
-            "skipped": [
-                {"mode": mode.name, "reason": bench.skipped[mode.group]}
-                for mode in modes
-                if mode.group in bench.skipped
-            ],
-            "planning": planning,
-            "environment": describe(config.device),
-        }
+        ratios = Ratios.parse(config.ratios)
+        bench = Bench(subject, meter, modes, measure_planning(subject, ratios, meter, theirs))
+        bench.prepare()
+        for turn in range(config.rounds):
+            bench.round(turn)
+            log.info("UNet calls: round %d of %d done", turn + 1, config.rounds)
+            keep(_result(bench))
+        if config.images and subject.loaded is not None:
+            images = Images(subject)
+            images.draw(subject.size)  # not counted: encodes the prompt, too
+            for turn in range(config.rounds):
+                bench.image_round(images, turn)
+                log.info("images: round %d of %d done", turn + 1, config.rounds)
+        return _result(bench)
 
 
-def _entry(
-    bench: Bench,
-    mode: Mode,
-    samples: dict[str, Samples],
-    images: dict[str, list[float]],
-    planning: dict[str, dict[str, Any]],
-) -> dict[str, Any]:
+def _result(bench: Bench) -> dict[str, Any]:
+    subject, meter = bench.subject, bench.meter
+    assert subject.plan is not None
+    return {
+        "model": subject.name,
+        "size": str(subject.size),
+        "native": str(subject.native) if subject.native else None,
+        "batch": subject.batch,
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "ratios": subject.plan.ratios.as_dict(),
+        "k": K_DEFAULT,
+        "rounds": len(bench.samples["dense"].setup),
+        "clock": meter.clock,
+        "memory": meter.memory,
+        "auto_memory": PrunedWeights(subject.unet, subject.plan).memory,
+        "modes": [_entry(bench, mode) for mode in bench.left()],
+        "skipped": [
+            {"mode": mode.name, "reason": bench.skipped[mode.group]}
+            for mode in bench.modes
+            if mode.group in bench.skipped
+        ],
+        "planning": bench.planning,
+        "environment": describe(subject.device),
+    }
+
+
+def _entry(bench: Bench, mode: Mode) -> dict[str, Any]:
     """One mode's numbers; ratios are to dense in the same round."""
-    own, dense = samples[mode.group], samples["dense"]
+    own, dense = bench.samples[mode.group], bench.samples["dense"]
     seconds = own.seconds(mode)
     ratios = _spread(_ratios(seconds, dense.calls[FIRST]))
     entry: dict[str, Any] = {
@@ -262,7 +275,8 @@ def _entry(
     }
     if mode.name not in ("dense", "native-resize"):
         way = "kthvalue" if mode.name == "two-unets" else "counting"
-        entry["planning_seconds"] = planning[way]["seconds"]
+        entry["planning_seconds"] = bench.planning[way]["seconds"]
+    images = bench.images
     if images.get(mode.name):
         spread = _spread(_ratios(images[mode.name], images["dense"]))
         entry["image_seconds"] = statistics.median(images[mode.name])

@@ -137,7 +137,8 @@ def random_unet(config: dict[str, Any], dtype: torch.dtype, device: str) -> torc
 
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel.from_config(config)
-    unet = unet.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    unet = torch.nn.Module.to(unet, dtype)  # diffusers' own warns of what doesn't matter here
+    unet = unet.to_empty(device=device).eval().requires_grad_(False)
     generator = torch.Generator("cpu").manual_seed(0)
     block = torch.randn(BLOCK, generator=generator).to(device)
     for name, weight in unet.named_parameters():
@@ -145,7 +146,7 @@ def random_unet(config: dict[str, Any], dtype: torch.dtype, device: str) -> torc
             weight.fill_(1.0 if name.endswith("weight") else 0.0)
             continue
         fan_in = weight[0].numel()
-        piece = (block / fan_in**0.5).to(dtype)
+        piece = (block[: weight.numel()] / fan_in**0.5).to(dtype)
         for part in torch.split(weight.detach().view(-1), BLOCK):
             part.copy_(piece[: part.numel()])
     return unet

@@ -141,7 +141,10 @@ class Fidelity:
         images = [self.experiment.store.load(item.key) for item in self.experiment.plan.items(cell)]
         texts = [prompt.text for prompt in self.experiment.prompts.prompts]
         pixels = np.stack([np.asarray(image, dtype=np.uint8) for image in images])
-        return _Set(pixels, reward.features(images), np.asarray(reward.score(images, texts)))
+        rows = [self.experiment.store.row(item.key) for item in self.experiment.plan.items(cell)]
+        seconds = float(np.median([row["seconds"] for row in rows if row]))
+        scores = np.asarray(reward.score(images, texts))
+        return _Set(pixels, reward.features(images), scores, seconds)
 
     def _row(
         self,
@@ -156,6 +159,7 @@ class Fidelity:
             "mode": mode,
             "ratio": ratio or None,
             "passes": None if mode == "native-resize" else cost_of(mode, self.config.k),
+            "time_ratio": images.seconds / dense.seconds,
             "n": len(images.reward),
             "reward": float(images.reward.mean()),
             "frechet": reference.distance(images.features),
@@ -194,11 +198,15 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class _Set:
-    """Images of one cell: pixels uint8 [n, h, w, 3], features [n, d], rewards [n]."""
+    """Images of one cell: pixels uint8 [n, h, w, 3], features [n, d], rewards [n].
+
+    ``seconds`` an image, the median over the batches.
+    """
 
     pixels: np.ndarray
     features: np.ndarray
     reward: np.ndarray
+    seconds: float
 
 
 def psnrs(images: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ SUBJECTS = {
     "plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds"),
     "scale": ("harness.commands.bench_scale", "planning, storing, reporting by captions"),
     "fidelity": ("harness.commands.bench_fidelity", "cheaper amplifications against the exact one"),
+    "criteria": ("harness.commands.bench_criteria", "seconds that pruning criteria take"),
 }
 
 

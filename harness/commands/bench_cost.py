@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         images=not args.no_images,
     )
-    result = measure(config)
+    result = measure(config, lambda so_far: save(so_far, args.out))
     written = save(result, args.out)
     if args.json:
         print(json.dumps(result, indent=2))

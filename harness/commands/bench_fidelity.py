@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=Path("runs/fidelity"),
-        help="images, fidelity.json, fidelity.md (default runs/fidelity)",
+        help="images, fidelity.json, fidelity.md, plots as SVG (default runs/fidelity)",
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw what is missing, compare, print, write. Raises CRDiffError."""
     from harness.bench.fidelity import Fidelity, FidelityConfig
+    from harness.bench.fidelity_plots import plots
     from harness.bench.fidelity_text import markdown
     from harness.bench.variants import MODES
     from harness.environment import all_cores
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     plain, text = json.dumps(result, indent=1, ensure_ascii=False), markdown(result)
     write_atomically(args.out / "fidelity.json", (plain + "\n").encode())
     write_atomically(args.out / "fidelity.md", (text + "\n").encode())
+    for name, picture in plots(result).items():
+        write_atomically(args.out / name, picture.encode())
     print(plain if args.json else text)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.settings import Ratios
 from harness.bench.fidelity import Fidelity, FidelityConfig, psnrs
+from harness.bench.fidelity_plots import plots
 from harness.bench.fidelity_text import markdown
 from harness.bench.variants import MODES, VariantPainter, cost_of, drawing_of
 from harness.cli import main
@@ -78,6 +80,15 @@ def test_tables(result):
     assert "8 held-out captions" in text
     assert "| folded | 1.00 |" in text
     assert text.count("| cond-only |") == 2
+
+
+def test_plots(result):
+    made = plots(result)
+    assert set(made) == {"closeness-0.3.svg", "pareto-0.3.svg"}
+    for picture in made.values():
+        names = " ".join(ElementTree.fromstring(picture).itertext())
+        assert all(mode in names for mode in ("folded", "reuse-2", "pruned"))
+    assert "native-resize" in made["pareto-0.3.svg"]
 
 
 def test_psnr():

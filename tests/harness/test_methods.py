@@ -150,7 +150,7 @@ def test_a_name_has_one_spelling() -> None:
         assert method.name == form.example
         assert get_methods((method.name,))[0].label == method.label
     assert get_methods(("wanda-poa-k2-n8-seed3",))[0].label == (
-        "Wanda + POA (k = 2, 8 prompts, seed 3)"
+        "Wanda + POA (k = 2, n = 8, seed 3)"
     )
 
 

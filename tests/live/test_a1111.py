@@ -53,6 +53,49 @@ def test_samplers(draw: Draw, sampler: str) -> None:
     assert draw("off again", OFF, **body).hash == off.hash
 
 
+@pytest.mark.parametrize(
+    ("sampler", "dense"),
+    [
+        # 8 steps, a dense pass at every 2nd noise level: the number of levels is the sampler's
+        ("Euler", 4),
+        ("Heun", 8),  # levels 1, 2, 2, 3, 3, ...: 1, 3, 3, 5, 5, 7, 7 and none left
+        ("DPM2", 8),
+        ("DPM++ 2S a", 8),
+        ("DPM++ SDE", 8),
+        ("DPM++ 2M Karras", 4),
+        ("DDIM", 4),
+        ("PLMS", 5),
+        ("UniPC", 4),
+    ],
+)
+def test_reuse_goes_by_noise_level_in_any_sampler(
+    draw: Draw, note: Any, sampler: str, dense: int
+) -> None:
+    body = {"sampler_name": sampler, "steps": 8}
+    off = draw("off", OFF, **body)
+    exact = draw("exact", on(0.1), **body)
+    drawn = draw("reuse-2", on(0.1, amplification="reuse-2"), **body)
+    note(passes=drawn.passes)
+    assert drawn.pruned == off.dense
+    assert abs(drawn.dense - dense) <= 1
+    folded = draw("folded", on(0.1, amplification="folded"), **body)
+    assert folded.passes == (0, off.dense)
+    assert len({off.hash, exact.hash, drawn.hash, folded.hash}) == 4
+    nothing = draw("prunes nothing", on(1e-9, amplification="reuse-2"), **body)
+    assert nothing.hash == off.hash
+    assert draw("off again", OFF, **body).hash == off.hash
+
+
+@pytest.mark.parametrize("sampler", ["Restart", "DPM adaptive", "DPM fast", "LMS"])
+def test_reuse_where_the_noise_level_jumps(draw: Draw, sampler: str) -> None:
+    body = {"sampler_name": sampler, "steps": 6}
+    off = draw("off", OFF, **body)
+    drawn = draw("reuse-4", on(amplification="reuse-4"), **body)
+    assert drawn.hash != off.hash
+    assert drawn.dense < drawn.pruned
+    assert draw("prunes nothing", on(1e-9, amplification="reuse-4"), **body).hash == off.hash
+
+
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ SDE"])
 def test_a_window_halves_the_schedule_of_any_order(draw: Draw, sampler: str) -> None:
     body = {"sampler_name": sampler, "steps": 8}
@@ -105,6 +148,12 @@ def test_refiner(draw: Draw, client: Client, refiner: str) -> None:
     assert both.passes == (6, 6)
     assert base.passes == (6, 3)
     assert draw("prunes nothing", NOTHING, **body).hash == off.hash
+    folded = draw("both, folded", on(amplification="folded"), **body)
+    assert folded.passes[1] == 6
+    assert folded.dense <= 2  # loading a checkpoint into the model writes to its weights
+    reused = draw("both, reuse-3", on(amplification="reuse-3"), **body)
+    assert reused.passes == (2, 6)  # begun anew at the switch
+    assert len({off.hash, both.hash, folded.hash, reused.hash}) == 4
     twice = {**body, "n_iter": 2}
     assert draw("two batches, on", on(), **twice).passes == (12, 12)
     assert draw("base alone, recompute", on(refiner=False, memory="recompute"), **body).hash == (
@@ -175,6 +224,9 @@ def test_lora_functional(draw: Draw, client: Client, server: Server) -> None:
     dense, drawn = draw("LoRA, off", OFF, **body), draw("LoRA, on", on(), **body)
     assert len({off.hash, dense.hash, drawn.hash}) == 3
     assert drawn.passes == (dense.dense, dense.dense)
+    folded = draw("LoRA, folded", on(amplification="folded"), **body)
+    assert folded.hash not in (off.hash, dense.hash, drawn.hash)
+    assert folded.pruned == dense.dense
     assert draw("off again", OFF).hash == off.hash
     assert client.weights() == weights
 
@@ -236,7 +288,7 @@ def test_one_call_has_the_masks_of_a_brute_force_sort(
 
 @pytest.mark.parametrize("flag", ["--medvram", "--lowvram"])
 def test_hosts_that_save_memory(start: Start, note: Any, flag: str, client: Client) -> None:
-    full = client.draw(on())
+    full, folded = client.draw(on()), client.draw(on(amplification="folded"))
     with start(flag, "--nowebui") as server:
         state = server.client.get("/crdiff-probe/state")
         assert state["lowvram"] is True
@@ -247,6 +299,8 @@ def test_hosts_that_save_memory(start: Start, note: Any, flag: str, client: Clie
                 ("nothing", NOTHING),
                 ("on", on()),
                 ("on, copies asked for", on(memory="copy")),
+                ("folded", on(amplification="folded")),
+                ("folded, copies asked for", on(amplification="folded", memory="copy")),
                 ("off again", OFF),
             )
         }
@@ -254,6 +308,8 @@ def test_hosts_that_save_memory(start: Start, note: Any, flag: str, client: Clie
     assert drawn["off"].hash == drawn["nothing"].hash == drawn["off again"].hash
     assert drawn["on"].hash == drawn["on, copies asked for"].hash == full.hash
     assert drawn["on"].passes == (4, 4)
+    assert drawn["folded"].hash == drawn["folded, copies asked for"].hash == folded.hash
+    assert drawn["folded"].passes == (0, 4)  # the plan is known from the images before
 
 
 def test_fp8_storage(start: Start, note: Any) -> None:
@@ -270,6 +326,9 @@ def test_fp8_storage(start: Start, note: Any) -> None:
         drawn = {memory: client.draw(on(memory=memory)) for memory in ("recompute", "copy")}
         assert drawn["recompute"].hash == drawn["copy"].hash != off.hash
         assert drawn["recompute"].passes == drawn["copy"].passes == (off.dense, off.dense)
+        folded = client.draw(on(amplification="folded"))
+        assert folded.passes == (0, off.dense)
+        assert folded.hash not in (off.hash, drawn["copy"].hash)
         assert client.draw(NOTHING).hash == off.hash
         assert client.draw(OFF).hash == off.hash
         assert client.weights() == weights

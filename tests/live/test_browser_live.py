@@ -112,6 +112,7 @@ def test_a_person_switches_it_on(
     panel.says(f"{label} 128x192: ratios 0.3 / 0.25 / 0.3 (set by hand)")
     panel.size(192, 128)
     panel.says(f"{label} 192x128: ratios 0.3 / 0.25 / 0.3 (set by hand)")
+    panel.says("x2.0 UNet time while acting")
     photo(page, "panel")
     page.locator("#txt2img_prompt textarea").fill("a cat")
     type_into(page, "txt2img_steps", 3)
@@ -123,6 +124,24 @@ def test_a_person_switches_it_on(
     assert counts["dense"] == counts["pruned"] > 0
     photo(page, "generated")
     note(infotext=infotext, **counts)
+
+
+def test_a_person_chooses_folded(panel: Any, client: Any, photo: Any, note: Any) -> None:
+    page = panel.page
+    panel.size(192, 128)
+    panel.choose("mode", "always")
+    panel.choose("ratios", "set")
+    panel.choose("amplification", "folded")
+    panel.says("x1.0 folded, approximate")
+    photo(page, "folded")
+    type_into(page, "txt2img_seed", 11)
+    infotext = generated(page)
+    counts = client.counts()
+    assert "CR-Diff amplification: folded" in infotext
+    assert counts["dense"] <= 1 < counts["pruned"]
+    note(infotext=infotext, **counts)
+    panel.choose("amplification", "exact")
+    panel.says("x2.0 UNet time while acting")
 
 
 def test_the_tick_switches_it_off(panel: Any, client: Any) -> None:

@@ -34,6 +34,7 @@ def test_a_control_keeps_its_effect_in_both_passes(draw: Draw) -> None:
     assert steered.hash != off.hash
     # At k = 1 the image is the pruned pass' alone: without the control it would be the plain one.
     pruned = draw("pruned alone", on(k=1), **STEP)
+    assert pruned.passes == (0, off.dense)
     assert draw("pruned alone, control", on(k=1), **control(2)).hash != pruned.hash
     both = draw("on, control", on(), **control(2))
     assert both.passes == (off.dense, off.dense)
@@ -53,7 +54,9 @@ def test_multidiffusion_is_called_inside_each_pass(draw: Draw, method: str) -> N
     drawn = draw("on, tiles", on(), **body)
     assert drawn.passes == (off.dense, off.dense)
     k1 = draw("pruned alone, tiles", on(k=1), **body)
-    assert len({off.hash, drawn.hash, k1.hash}) == 3
+    folded = draw("folded, tiles", on(amplification="folded"), **body)
+    assert folded.passes == (0, off.dense)
+    assert len({off.hash, drawn.hash, k1.hash, folded.hash}) == 4
 
 
 @pytest.fixture
@@ -74,6 +77,9 @@ def test_the_refiner_acts_without_any_hook(draw: Draw, client: Client, second: P
     assert client.get("/crdiff-probe/state")["checkpoint"] == second.name
     drawn = draw("on", on(), **body)
     assert drawn.passes == (off.dense, off.dense)
+    folded = draw("folded", on(amplification="folded"), **body)
+    assert folded.passes == (0, off.dense)
+    assert folded.hash not in (off.hash, drawn.hash)
     first_only = draw("not after the switch", on(refiner=False), **body)
     assert first_only.passes == (off.dense, off.dense / 2)
     assert len({off.hash, drawn.hash, first_only.hash}) == 3
@@ -101,6 +107,11 @@ def test_fp8_storage(draw: Draw, client: Client, server: Any, lora: str) -> None
         # The probe takes a forward with an online LoRA for a pruned one, so there only their sum.
         assert lora or drawn.passes == (off.dense, off.dense)
         assert sum(drawn.passes) == 2 * sum(off.passes)
+        assert client.weights() == weights
+        folded = draw("folded", on(amplification="folded"), **body)
+        assert folded.hash not in (off.hash, drawn.hash)
+        assert sum(folded.passes) == sum(off.passes)
+        assert lora or folded.dense == 0
         assert client.weights() == weights
         assert draw("on again", on(), **body).hash == drawn.hash
         assert draw("off again", OFF, **body).hash == off.hash

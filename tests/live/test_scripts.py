@@ -40,7 +40,7 @@ def test_axes_are_registered_once(client: Client) -> None:
     for plot in (script for script in scripts if script["name"] == "x/y/z plot"):
         text = json.dumps(plot["args"][0]["choices"])
         ours = re.findall(r"\[CR-Diff\] [^\"]+", text)
-        assert len(ours) == len(set(ours)) >= 9
+        assert len(ours) == len(set(ours)) >= 10
     names = [script["name"] for script in scripts if script["is_alwayson"]]
     assert names.count("cr-diff") == 2  # txt2img and img2img
 
@@ -64,6 +64,10 @@ def test_cells_equal_direct_calls(draw: Draw, client: Client) -> None:
 def test_the_other_axes(draw: Draw, client: Client) -> None:
     plot = draw("enabled", on(), **xyz(client, ("[CR-Diff] Enabled", "False, True")))
     assert plot.hashes[1:] == [draw("off", OFF).hash, draw("on", on()).hash]
+    ways = ("exact", "folded", "reuse-2")
+    plot = draw("ways", on(), **xyz(client, ("[CR-Diff] Amplification", ", ".join(ways))))
+    assert plot.hashes[1:] == [draw(way, on(amplification=way)).hash for way in ways]
+    assert len(set(plot.hashes[1:])) == 3
     axes = ("[CR-Diff] Down", "0.1, 0.4"), ("[CR-Diff] Window end", "0.5, 1")
     plot = draw("down and end", on(0.3), **xyz(client, *axes))
     direct = [
@@ -82,6 +86,8 @@ def test_the_other_axes(draw: Draw, client: Client) -> None:
         on(k=2, start=0.25, end=0.75),
         on(0.1, down=0.123, passes="first"),
         on(memory="copy"),
+        on(amplification="folded"),
+        on(amplification="reuse-2", k=1.25),
     ],
 )
 def test_an_infotext_through_the_api_gives_the_same_image(

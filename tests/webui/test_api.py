@@ -94,6 +94,8 @@ def test_resolve_for_the_loaded_model(client):
         "sentence": "SDXL 512x512: stored ratios 0.397 / 0.434 / 0.387 (paper, Figure 7a)",
         "ratios": {"down": 0.397, "mid": 0.434, "up": 0.387},
         "k": 1.5,
+        "amplification": "exact",
+        "cost": 2.0,
         "preset": PRESETS[0].to_dict(),
         "family": "sdxl",
         "checkpoint": "tiny.safetensors",
@@ -126,6 +128,26 @@ def test_resolve_says_what_would_happen(client, body, code):
     assert answer["sentence"]
     if "model" in body:
         assert (answer["family"], answer["checkpoint"]) == (body["model"], None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cost"),
+    [
+        ({"amplification": "folded"}, 1.0),
+        ({"amplification": " Reuse-4 "}, 1.25),
+        ({"k": 1}, 1.0),
+        ({"mode": "off", "amplification": "reuse-2"}, 1.0),
+    ],
+)
+def test_resolve_says_what_it_would_cost(client, settings, cost):
+    body = {"height": 512, "width": 512, "settings": settings}
+    assert client.post("/crdiff/v1/resolve", json=body).json()["cost"] == cost
+
+
+def test_resolve_takes_the_amplification_of_the_settings_page(host, client):
+    host.opts.data.update(crdiff_default_amplification="folded")
+    found = client.post("/crdiff/v1/resolve", json=GOOD).json()
+    assert (found["amplification"], found["cost"]) == ("folded", 1.0)
 
 
 def test_resolve_uses_the_settings_page(host, client):
@@ -164,6 +186,7 @@ GOOD = {"height": 512, "width": 512}
         ({**GOOD, "settings": []}, "settings are []"), ({**GOOD, "settings": 3}, "settings are 3"),
         ({**GOOD, "settings": {"ratio": 1}}, "'ratio' is not known"),
         ({**GOOD, "settings": {"k": 4}}, "k is 4"),
+        ({**GOOD, "settings": {"amplification": "fast"}}, "amplification is 'fast': use one of"),
         ({**GOOD, "settings": {"up": "abc"}}, "up is 'abc'"),
         ({**GOOD, "settings": {"start": 0.8, "end": 0.2}}, "start is 0.8"),
     ],

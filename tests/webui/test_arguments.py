@@ -23,7 +23,7 @@ from tests.webui.strategies import settings
 
 CONTRACT = [
     "enabled", "mode", "ratios", "down", "mid", "up", "k", "start", "end", "memory", "passes",
-    "hires_ratios", "hires_down", "hires_mid", "hires_up", "refiner",
+    "hires_ratios", "hires_down", "hires_mid", "hires_up", "refiner", "amplification",
 ]  # fmt: skip
 SLIDERS = ("down", "mid", "up", "hires_down", "hires_mid", "hires_up")
 USED = {**DEFAULTS, "ratios": "set", "hires_ratios": "set"}
@@ -82,6 +82,13 @@ def test_a_slider_in_a_dictionary_counts_unless_told_otherwise():
         settings_from(named([{"up": 1.5}]))
 
 
+def test_lists_from_before_amplification_are_exact():
+    old = [DEFAULTS[name] for name in NAMES[:16]]
+    assert settings_from(named(old)).amplification == "exact"
+    assert settings_from(named([*old, "Folded"])).amplification == "folded"
+    assert settings_from(named([{"amplification": "reuse-3"}])).amplification == "reuse-3"
+
+
 def test_unknown_names_and_too_many_arguments():
     with pytest.raises(CRDiffError, match=r"'K' is not known.*enabled, mode"):
         named([{"K": 1}])
@@ -117,7 +124,9 @@ def test_a_window_that_ends_before_it_starts(start, end):
         settings_from({**DEFAULTS, "start": start, "end": end})
 
 
-@pytest.mark.parametrize("name", ["mode", "ratios", "memory", "passes", "hires_ratios"])
+@pytest.mark.parametrize(
+    "name", ["mode", "ratios", "memory", "passes", "hires_ratios", "amplification"]
+)
 @pytest.mark.parametrize("wrong", ["", "Sometimes", None, True, 1, [], {}], ids=repr)
 def test_a_wrong_choice_is_refused_by_name(name, wrong):
     with pytest.raises(CRDiffError, match=rf"^{name} is .*: use one of "):

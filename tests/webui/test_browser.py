@@ -135,9 +135,14 @@ def test_controls_change_the_line_and_reach_the_script(page, panel, site):
     panel.says("1024x1024 is native: inactive")
     panel.choose("mode", "always")
     panel.says("SDXL 1024x1024: ratios 0.3 / 0.125 / 0.3 (set by hand)")
+    panel.says("x2.0 UNet time while acting")
+    panel.choose("amplification", "folded")
+    panel.says("x1.0 folded, approximate")
     panel.choose("mode", "off")
     panel.says("CR-Diff is switched off")
-    assert generate(page, site) == {**DEFAULTS, "mode": "off", "ratios": "set", "mid": 0.125}
+    assert generate(page, site) == {
+        **DEFAULTS, "mode": "off", "ratios": "set", "mid": 0.125, "amplification": "folded",
+    }  # fmt: skip
 
 
 def test_a_wrong_value_is_said_at_once(panel):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import crdiff_ext
 from crdiff_ext.presets import Preset
-from crdiff_ext.settings import Ratios, Settings
+from crdiff_ext.settings import AMPLIFICATIONS, Ratios, Settings
 from crdiff_ext.webui import infotext
 from crdiff_ext.webui.arguments import DEFAULTS, NAMES, named, settings_from
 from tests.webui.fakes import plumbing
@@ -170,6 +170,22 @@ def test_nothing_is_written_when_nothing_ran(asked, stretches):
     assert written(job) == {}
 
 
+@pytest.mark.parametrize("way", AMPLIFICATIONS)
+def test_the_way_of_amplification_comes_back(way):
+    job, ran = generate(Settings(ratios=A, amplification=way), SQUARE)
+    params = written(job)
+    assert params.get(infotext.AMPLIFICATION) == (None if way == "exact" else way)
+    assert pasted(params)["amplification"] == way
+    assert again(params, SQUARE, []) == ran
+
+
+def test_an_infotext_from_before_amplification_is_exact(monkeypatch):
+    """Whatever the default is by then."""
+    monkeypatch.setitem(DEFAULTS, "amplification", "folded")
+    old = {"CR-Diff": "0.1.0", "CR-Diff ratios": "0.3/0.2/0.1"}
+    assert pasted(old)["amplification"] == "exact"
+
+
 def test_what_an_earlier_cell_wrote_goes_away():
     # scripts/xyz_grid.py copies p shallowly: all cells write into one dictionary
     params = {"Script": "X/Y/Z plot"}
@@ -227,7 +243,8 @@ def test_fields_are_the_same_for_both_tabs():
         ("CR-Diff ratios", "abc"), ("CR-Diff ratios", "0.1/0.2"), ("CR-Diff ratios", "1.5/0/0"),
         ("CR-Diff k", "much"), ("CR-Diff k", "nan"), ("CR-Diff k", "9"), ("CR-Diff mode", "often"),
         ("CR-Diff window", "0.5"), ("CR-Diff window", "0.5-0.2"), ("CR-Diff window", "1..-2"),
-        ("CR-Diff passes", "third"), ("CR-Diff hires ratios", "nan"),
+        ("CR-Diff amplification", "fast"), ("CR-Diff passes", "third"),
+        ("CR-Diff hires ratios", "nan"),
     ],
 )  # fmt: skip
 def test_a_damaged_infotext_is_told_once_and_changes_nothing(key, text, caplog):

@@ -46,6 +46,9 @@ class UNetSource(Source):
         self.events.append("weights")
         return prunable_parameters(self.unet)
 
+    def settled(self, known):
+        return False
+
     def pruned(self, plan, factor):
         self.events.append("pruned")
         return PrunedWeights(self.unet, plan, "recompute", factor).active()
@@ -97,17 +100,113 @@ def reference_ldm(source, ratios):
     return reference(twin, plan)
 
 
+WAYS = ["exact", "folded", "reuse-2"]
+
+
 @pytest.mark.parametrize("k", [0.5, 1.0, 1.5])
-def test_the_dense_pass_comes_first_at_any_k(k):
+@pytest.mark.parametrize("way", WAYS)
+def test_the_dense_pass_comes_first_while_weights_may_change(k, way):
     source, calls = Source(), []
 
     def call():
-        calls.append("enter" in source.events and "leave" not in source.events)
+        calls.append(source.events.count("enter") > source.events.count("leave"))
         return torch.ones(1)
 
-    actor(source, k=k)(call, Place())
-    assert calls == [False, True]
-    assert source.events == ["weights", "enter", "leave"]
+    act = actor(source, k=k, amplification=way)
+    act(call, Place(level=2.0))
+    act(call, Place(level=1.0))
+    assert calls == [False, True] * 2
+    assert source.events == ["weights", "enter", "leave", "enter", "leave"]
+    assert set(source.factors) == {1 - k if way == "folded" else 0}
+
+
+def test_settled_weights_need_no_dense_pass_first():
+    source = Source()
+    source.calm = True
+    act = actor(source, amplification="folded")
+    for level in (2.0, 1.0):
+        act(lambda: torch.ones(1), Place(level=level))
+    assert (act.stats.dense_passes, act.stats.pruned_passes) == (0, 2)
+    assert source.events.count("weights") == 1
+    assert source.factors == [-0.5, -0.5]
+    single = actor(source, k=1.0)
+    single(lambda: torch.ones(1), Place())
+    assert (single.stats.dense_passes, single.stats.pruned_passes) == (0, 1)
+
+
+def test_settled_is_asked_for_only_where_it_matters():
+    source = Source()
+    source.settled = None  # would fail if it were called
+    actor(source)(lambda: torch.ones(1), Place())
+
+
+def test_a_plan_is_known_by_the_actor_or_by_the_cache():
+    source = Source()
+    source.lazy = True
+    acts = [actor(source, amplification="folded") for _ in range(2)]
+    for act in acts:
+        act(lambda: torch.ones(1), Place())
+    assert [act.stats.dense_passes for act in acts] == [1, 0]
+    PLANS.clear()  # as if others had pushed it out
+    acts[1](lambda: torch.ones(1), Place())
+    assert acts[1].stats.dense_passes == 0
+    source.version += 1
+    acts[1](lambda: torch.ones(1), Place())
+    assert acts[1].stats.dense_passes == 1
+
+
+@pytest.mark.parametrize("way", ["folded", "reuse-2"])
+def test_an_error_without_a_dense_output_in_hand_gives_a_dense_image(way):
+    """With the noise that one dense pass would have drawn."""
+    source, told, seen = Source(), [], []
+    source.calm = True
+
+    def call():
+        inside = source.events.count("enter") > source.events.count("leave")
+        seen.append("pruned" if inside else "dense")
+        if inside and seen.count("pruned") == 2:
+            torch.randn(5)
+            raise CRDiffError("the weights are damaged")
+        return torch.randn(1)
+
+    act = actor(source, fail=told.append, amplification=way)
+    act(call, Place(level=2.0))
+    seen_before = len(seen)
+    torch.manual_seed(3)
+    output = act(call, Place(level=1.0))
+    torch.manual_seed(3)
+    assert torch.equal(output, torch.randn(1))
+    assert seen[seen_before:] == ["pruned", "dense"]
+    assert told == ["the weights are damaged"]
+    assert act.stats.dense_passes == (1 if way == "folded" else 2)
+    torch.manual_seed(3)
+    act(call, Place(level=0.5))
+    assert seen[-1] == "dense"
+    assert act.failed
+
+
+def test_an_error_after_a_discarded_dense_pass_gives_that_one():
+    source = UNetSource()
+    with torch.no_grad():
+        next(source.unet.parameters())[0, 0] = float("nan")
+        calls = []
+
+        def call():
+            calls.append(True)
+            return torch.full((1,), float(len(calls)))
+
+        act = actor(source, amplification="folded")
+        assert act(call, Place()).item() == 1.0
+        assert act(call, Place()).item() == 2.0
+
+
+def test_free_lets_differences_go():
+    source = Source()
+    act = actor(source, amplification="reuse-4")
+    act(lambda: torch.ones(1), Place(level=2.0))
+    assert act._amplifier._deltas._kept
+    act.free()
+    assert act._amplifier._deltas._kept == {}
 
 
 def test_thresholds_see_what_the_dense_pass_merged():

@@ -13,8 +13,9 @@ from tests.webui.fakes import plumbing
 gradio = pytest.importorskip("gradio", reason="the settings page needs gradio")
 
 KEYS = ["crdiff_default_mode", "crdiff_native_area_tolerance", "crdiff_inner_passes",
-        "crdiff_memory", "crdiff_notice_level"]  # fmt: skip
-USUAL = ("auto", {"native_area_tolerance": 0.1}, False, "auto", "normal")
+        "crdiff_memory", "crdiff_notice_level", "crdiff_default_amplification"]  # fmt: skip
+USUAL = ("auto", {"native_area_tolerance": 0.1}, False, "auto", "normal", "exact")
+CHOSEN = ["always", 0.25, True, "recompute", "verbose", "folded"]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def options(host):
 
 def read(options):
     return (options.default_mode(), options.limits(), options.inner_passes(), options.memory(),
-            options.notice_level())  # fmt: skip
+            options.notice_level(), options.default_amplification())  # fmt: skip
 
 
 def test_readers_before_registration(options):
@@ -52,19 +53,16 @@ def test_registration(host, options):
 
 
 def test_what_the_user_chose(host, options):
-    host.opts.data.update(
-        dict(zip(KEYS, ["always", 0.25, True, "recompute", "verbose"], strict=True))
-    )
-    chosen = ("always", {"native_area_tolerance": 0.25}, True, "recompute", "verbose")
+    host.opts.data.update(dict(zip(KEYS, CHOSEN, strict=True)))
+    chosen = ("always", {"native_area_tolerance": 0.25}, True, "recompute", "verbose", "folded")
     assert read(options) == chosen
     options.add()
     assert read(options) == chosen
-    assert options.current() == dict(zip(KEYS, ["always", 0.25, True, "recompute", "verbose"],
-                                         strict=True))  # fmt: skip
+    assert options.current() == dict(zip(KEYS, CHOSEN, strict=True))
 
 
 @pytest.mark.parametrize("wrong", ["abc", None, -1, 2, math.nan, True, [0.1]], ids=repr)
-@pytest.mark.parametrize("index", [0, 1, 3, 4])
+@pytest.mark.parametrize("index", [0, 1, 3, 4, 5])
 def test_a_value_that_is_not_allowed_is_told_and_the_default_counts(
     host, options, index, wrong, caplog
 ):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from crdiff_ext.amplify import expected_cost
 from crdiff_ext.errors import CRDiffError
+from crdiff_ext.settings import AMPLIFICATIONS
 from crdiff_ext.webui.arguments import ARGUMENTS, DEFAULTS, NAMES
 from crdiff_ext.webui.library import Library
 
@@ -99,6 +101,51 @@ def test_sliders_can_hold_every_value_that_is_allowed_in_practice(host):
         assert sliders[name].minimum == 0
         assert 0.9 <= sliders[name].maximum < 1
         assert sliders[name].step == 0.001  # the paper's ratios have three decimals
+
+
+@pytest.mark.parametrize("way", ["folded", "reuse-3"])
+def test_the_default_amplification_is_an_option(webui, host, way):
+    webui.shared.opts.crdiff_default_amplification = way
+    host.page()
+    control = dict(zip(NAMES, host.controls["txt2img"], strict=True))["amplification"]
+    assert control.value == way
+    # what a host saves of the page would win over the settings page
+    assert control.do_not_save_to_config is True
+
+
+def test_each_choice_of_amplification_tells_its_cost(webui, host):
+    host.page()
+    control = dict(zip(NAMES, host.controls["txt2img"], strict=True))["amplification"]
+    for way in AMPLIFICATIONS:
+        assert f"{way}: {webui.line.costs.of(way, 1.5)}" in control.info
+
+
+@pytest.mark.parametrize(
+    ("values", "cost"),
+    [
+        ({}, "x2.0 UNet time while acting"),
+        ({"amplification": "folded"}, "x1.0 folded, approximate"),
+        ({"amplification": "reuse-2"}, "x1.5 approximate, dense pass at every 2nd step"),
+        ({"amplification": "reuse-3"}, "x1.33 approximate, dense pass at every 3rd step"),
+        ({"amplification": "reuse-4"}, "x1.25 approximate, dense pass at every 4th step"),
+        ({"k": 1}, "x1.0 UNet time while acting"),
+        ({"k": 1, "amplification": "reuse-2"}, "x1.0 UNet time while acting"),
+        ({"mode": "off"}, None),
+        ({"k": 0}, None),
+        ({"passes": "hires"}, None),
+    ],
+)
+def test_the_cost_is_told_where_it_acts(webui, library, values, cost):
+    line = say(webui, library, **values)[1]
+    assert ("crdiff-cost" in line) is (cost is not None)
+    assert cost is None or f">{cost}<" in line
+
+
+def test_costs_are_the_cores(webui, library):
+    for way in AMPLIFICATIONS:
+        for k in (0.5, 1, 1.5):
+            times = float(webui.line.costs.of(way, k).split()[0].removeprefix("x"))
+            assert times == pytest.approx(expected_cost(way, k), abs=0.005)
 
 
 @pytest.mark.parametrize("mode", ["off", "always"])

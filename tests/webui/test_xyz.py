@@ -16,7 +16,7 @@ from tests.webui.jobs import PRESETS
 fastapi = pytest.importorskip("fastapi", reason="the axes answer with fastapi's HTTPException")
 
 LABELS = ["Enabled", "k", "Down", "Mid", "Up", "Ratio (all blocks)", "Preset", "Window start",
-          "Window end"]  # fmt: skip
+          "Window end", "Amplification"]  # fmt: skip
 
 
 class Library:
@@ -94,6 +94,8 @@ def test_registered_when_the_plot_is_loaded_later(host, xyz, name):
         ("Preset", "stored, sdxl 512x512, none", "mode", ["auto", "auto", "off"]),
         ("Window start", "0, 0.99", "start", [0.0, 0.99]),
         ("Window end", "0.01, 1", "end", [0.01, 1.0]),
+        ("Amplification", "exact, Folded, reuse-3", "amplification",
+         ["exact", "folded", "reuse-3"]),
     ],
 )  # fmt: skip
 def test_each_axis_sets_its_field(grid, label, text, field, expected):
@@ -127,6 +129,7 @@ def test_cells_do_not_see_each_other(grid):
         ("Preset", "sdxl 500x500", "preset 'sdxl 500x500' is not known: use one of stored, none, "),
         ("Window start", "1", "start is 1: it must be below end"),
         ("Window end", "0", "start is 0: it must be below end"),
+        ("Amplification", "exact, fast", "amplification is 'fast': use one of exact, folded"),
     ],
 )
 def test_wrong_values_are_told_before_the_first_cell(grid, label, text, sentence):
@@ -145,3 +148,6 @@ def test_choices(grid):
     assert names[:3] == ["stored", "none", "sdxl 512x512"]
     plumbing.run_axis(grid["Preset"], SimpleNamespace(), ", ".join(names))
     assert grid["k"].choices is None
+    ways = grid["Amplification"].choices()
+    assert ways[:2] == ["exact", "folded"]
+    plumbing.run_axis(grid["Amplification"], SimpleNamespace(), ", ".join(ways))

@@ -46,12 +46,6 @@ def test_ratios_of_zero_make_no_second_pass(bench: Bench) -> None:
     assert bench.unet.calls == calls + 4
 
 
-def test_k_of_one_still_makes_the_dense_pass_first(bench: Bench) -> None:
-    job = bench.job(k=1.0)
-    assert torch.equal(bench.run(job), by_hand(bench, RATIOS, 1.0))
-    assert counts(job) == [(4, 4)]
-
-
 def test_without_a_job_nothing_is_touched(bench: Bench) -> None:
     p = fake.Processing()
     del p.crdiff_job  # a generation that no script of ours ever saw

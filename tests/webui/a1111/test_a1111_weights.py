@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from crdiff_ext.blocks import prunable_layers
-from tests.core.pruned import Snapshot
 from tests.webui.a1111.bench import RATIOS, Bench, by_hand, counts, move
 from tests.webui.fakes import a1111 as fake
 
@@ -47,12 +46,11 @@ def test_lora_functional_stays_beside_the_pruned_weights(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fake.Linear, "functional", True)
-    off = bench.run()
-    before = Snapshot(bench.unet)
+    off, before = bench.run(), bench.checksums()
     bench.host.networks["style"] = 1.0
     assert torch.equal(bench.run(bench.job()), by_hand(bench, RATIOS, 1.5))
     bench.host.networks.clear()
-    before.check()
+    assert bench.checksums() == before
     assert torch.equal(bench.run(), off)
 
 

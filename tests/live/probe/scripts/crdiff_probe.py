@@ -1,9 +1,12 @@
 """Test-only extension: looks into a running host, and makes it fail on purpose.
 
 It knows nothing of CR-Diff's code. A forward of the UNet counts as pruned when its *watched* layer
-(self-attention in the middle block) worked with a pruned weight: either the layer's weight holds
-zeros by then, or, in hosts that cast weights on the fly and may prune only then, its output is not
-what its weight gives. (In others a LoRA beside the weights would look the same.)
+(self-attention in the middle block) worked with another weight than its own, the one that it held
+when the denoiser was called: the weight holds zeros by then; or it is another tensor with other
+values, which is how a folded one shows, that has no zeros; or, in hosts that cast weights on the
+fly and may change them only then, the output is not what the layer's own weight gives. (In others
+a LoRA beside the weights would look the same.) A host's own merge of a LoRA writes into the tensor
+that the layer has.
 
 Routes: GET /crdiff-probe/{about,weights,state}; POST /crdiff-probe/{reset,counts,inject,capture,
 replay,control,engine}.
@@ -40,6 +43,8 @@ class Probe:
     def __init__(self) -> None:
         self.hooks: list[Any] = []
         self.unet: Any = None
+        self.watched: Any = None
+        self.own: Any = None  # the watched layer's weight between two calls of the UNet
         self.reset()
 
     def reset(self) -> None:
@@ -55,13 +60,18 @@ class Probe:
     def attach(self) -> None:
         """Watch the UNet of the model that is loaded now, and no other."""
         unet = loaded_unet()
-        if unet is None or unet is self.unet:
+        if unet is None:
+            return
+        if unet is self.unet:
+            self.own = self.watched.weight
             return
         for hook in self.hooks:
             hook.remove()
         self.unet = unet
         modules = dict(unet.named_modules())
         watched = next(name for name in MID_LAYERS if name in modules)
+        self.watched = modules[watched]
+        self.own = self.watched.weight
         self.hooks = [
             unet.register_forward_pre_hook(self.begin, with_kwargs=True),
             modules[watched].register_forward_hook(self.watch),
@@ -78,7 +88,7 @@ class Probe:
             self.call = copied(args), copied(kwargs)
 
     def watch(self, module: Any, inputs: Any, output: Any) -> None:
-        self.is_pruned = holds_zeros(module.weight)
+        self.is_pruned = holds_zeros(module.weight) or is_another(module.weight, self.own)
         if ON_THE_FLY and not self.is_pruned:
             self.is_pruned = differs(module, inputs[0], output)
         if self.is_pruned and self.fault is not None:
@@ -119,6 +129,13 @@ def loaded_unet() -> Any:
 def holds_zeros(weight: torch.Tensor) -> bool:
     """Whether a weight matrix was pruned."""
     return bool((weight.detach().float() == 0).float().mean() > ZEROS)
+
+
+def is_another(weight: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a layer's weight was exchanged for one with other values."""
+    if weight is own:
+        return False
+    return not torch.equal(weight.detach().float().cpu(), own.detach().float().cpu())
 
 
 def differs(module: Any, x: torch.Tensor, output: torch.Tensor) -> bool:
