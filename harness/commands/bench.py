@@ -12,6 +12,7 @@ import importlib
 COST = "harness.commands.bench_cost"
 SUBJECTS = {
     "plan": ("harness.commands.bench_plan", "speed and memory of finding thresholds"),
+    "scale": ("harness.commands.bench_scale", "planning, storing, reporting by captions"),
     "fidelity": ("harness.commands.bench_fidelity", "cheaper amplifications against the exact one"),
     "criteria": ("harness.commands.bench_criteria", "seconds that pruning criteria take"),
     "search": ("harness.commands.bench_search", "images that each sampler of ratios needs"),

@@ -1,64 +1,36 @@
-"""How long one pruning pass takes: measured once for a model's drawing, and recorded."""
+"""How long one pruning pass takes: from the run's own record, else measured and written down."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.pruning import make_plan
+from harness.criteria.times import choice_key, note_time, times_of
 from harness.experiment import Experiment
-from harness.locate import read_json
 from harness.plan import Cell
-from harness.store import key_of, write_atomically
 from harness.tables.quantities import NotRun
 
-FILE = "pruning-passes.json"
+MAGNITUDE = "magnitude"
 
 
-def recorded_seconds(folder: Path) -> Callable[[Experiment, Cell], float]:
-    """Seconds of a cell's pruning pass, from ``folder``'s record, else measured and recorded.
+def pass_seconds(experiment: Experiment, cell: Cell) -> float:
+    """Seconds of a cell's pruning pass on the run's device, once for a model and its ratios.
 
-    The time is that of a model on its device: thresholds for the magnitude; for another criterion
-    its calibration and its masks.
+    Finding the thresholds for the magnitude; calibration and masks for another criterion, whose
+    time was written down when its images were drawn. Raises NotRun where it was not.
     """
-
-    def seconds(experiment: Experiment, cell: Cell) -> float:
-        path = folder / FILE
-        record = read_json(path) if path.exists() else {}
-        sampling = experiment.sampling
-        key = key_of(
-            {"model": sampling.model_hash, "device": sampling.device, **_what(cell, experiment)}
-        )
-        if key not in record:
-            record[key] = round(_measure(experiment, cell), 4)
-            write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
-        return float(record[key])
-
+    folder, drawing = experiment.store.folder, cell.drawing
+    key = choice_key(experiment.sampling, drawing, cell.size)
+    known = times_of(folder).get(key)
+    if known is not None:
+        return float(known["seconds"])
+    if drawing.criterion is not None:
+        raise NotRun("not run: criteria.json does not tell how long this criterion took")
+    assert drawing.ratios is not None
+    weights = prunable_parameters(experiment.loaded.pipe.unet)
+    started = time.perf_counter()
+    make_plan(weights, drawing.ratios)
+    seconds = time.perf_counter() - started
+    note_time(folder, key, MAGNITUDE, seconds, 0.0)
     return seconds
-
-
-def _what(cell: Cell, experiment: Experiment) -> dict[str, Any]:
-    fields = {key: value for key, value in cell.drawing.key_fields().items() if key != "k"}
-    if getattr(cell.drawing, "criterion", None) is None:
-        return {"drawing": fields}
-    return {"drawing": fields, "size": list(cell.size), "steps": experiment.sampling.steps}
-
-
-def _measure(experiment: Experiment, cell: Cell) -> float:
-    assert cell.drawing.ratios is not None
-    pipe = experiment.loaded.pipe
-    if getattr(cell.drawing, "criterion", None) is None:
-        weights = prunable_parameters(pipe.unet)
-        started = time.perf_counter()
-        make_plan(weights, cell.drawing.ratios)
-        return time.perf_counter() - started
-    from harness.generate import Painter
-
-    choose: Any = getattr(Painter(pipe, experiment.sampling), "chosen", None)
-    if choose is None:
-        raise NotRun("not run: this criterion's time is not told")
-    return float(choose(cell.drawing, cell.size).seconds)

@@ -21,7 +21,7 @@ from harness.results import Metric, Scores, build_results, utc_now, write_images
 from harness.scorers import ReferenceSource
 from harness.tables.book import Books, ModelBook
 from harness.tables.cells import make_cells
-from harness.tables.passes import recorded_seconds
+from harness.tables.passes import pass_seconds
 from harness.tables.quantities import Where
 from harness.tables.scoring import merged, score
 
@@ -75,8 +75,7 @@ def open_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
         config=replace(config, ratios="stored"),
         plan=Plan(list(cells.values()), job.prompts.prompts, experiment.sampling),
     )
-    seconds = recorded_seconds(config.out)
-    return ModelBook(experiment, cells, absent, Scores(), {}, seconds)
+    return ModelBook(experiment, cells, absent, Scores(), {}, pass_seconds)
 
 
 def run_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:

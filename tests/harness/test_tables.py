@@ -11,12 +11,17 @@ import jsonschema
 import numpy as np
 import pytest
 
+from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.errors import CRDiffError
+from crdiff_ext.pruning import make_plan
+from crdiff_ext.settings import Ratios
 from harness import generate
 from harness.cli import main
 from harness.config import Size
+from harness.pipelines import load_pipeline
 from harness.stats import by_prompt, complete, paired_interval
 from harness.tables.catalogue import BUILDERS, build, read_paper
+from harness.tables.cells import share
 from harness.tables.curves import read_curve
 from harness.tables.job import SCHEMA_VERSION
 from harness.tables.layout import Entry, Row, Table, fill
@@ -224,6 +229,15 @@ def test_figure_2a_prunes_alone_and_7as_uniform_is_amplified() -> None:
     assert uniform.quantity.cells[0].variant == Variant("crdiff", "0.124", 1.5)
 
 
+def test_the_same_share_prunes_as_many_weights(tiny_model: Path) -> None:
+    loaded = load_pipeline(tiny_model)
+    ratios = Ratios(0.2, 0.5, 0.4)
+    totals = make_plan(prunable_parameters(loaded.pipe.unet), ratios).totals
+    pruned = sum(ratios.as_dict()[group] * totals[group] for group in totals)
+    assert share(loaded, ratios) == pytest.approx(pruned / sum(totals.values()))
+    assert 0.2 < share(loaded, ratios) < 0.5
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tables")
@@ -232,7 +246,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def words(model: Path, out: Path, *more: str) -> list[str]:
-    tables = ["1", "2", "3", "4", "5", "7a", "fig2a", "fig8"]
+    tables = ["1", "2", "3", "4", "5", "7a", "fig2a"]
     options = ["--captions", "8", "--steps", "1", "--batch", "8", "--size", "64x64"]
     options += ["--seed", "3,4", "--weights", str(out / "none")]
     return ["tables", *tables, "--model", f"embedded={model}", "--out", str(out), *options, *more]
