@@ -19,6 +19,7 @@ from crdiff_ext.errors import CRDiffError
 COMMANDS = {
     "run": ("harness.commands.run", "draw images with any SD1.5, SD2.1 or SDXL checkpoint"),
     "demo": ("harness.commands.demo", "show on a small trained model what CR-Diff does"),
+    "report": ("harness.commands.report", "one HTML page of a run: images, tables, charts"),
     "inspect": ("harness.commands.inspect", "family, decision and sparsity of a checkpoint"),
     "presets": ("harness.commands.presets", "list, show, export and import stored ratios"),
     "search": ("harness.commands.search", "search block ratios by simulated annealing"),
