@@ -163,7 +163,7 @@ def _radar(title: str, cells: Sequence[Cell], results: Results) -> str:
         for i, cell in enumerate(shown)
     ]
     note = f"Not drawn, for want of room: {left_out}." if left_out else ""
-    return f"<figure>{radar_svg(axes, shapes, title=title, note=note)}</figure>"
+    return f"<figure>{radar_svg(axes, shapes, title=title, note=note, width=500.0)}</figure>"
 
 
 def _section(title: str, note: str, figures: str) -> str:

@@ -74,7 +74,7 @@ def _case(folder: Path, case: Case, group: Group, metrics: Metrics) -> str:
     why = f" · {case.why}" if case.why else ""
     return (
         f'<article class="case" data-order="{case.order}"><h4 dir="auto">'
-        f"{html.escape(some.caption)}</h4>"
+        f"{html.escape(some.caption) or '<i>empty prompt</i>'}</h4>"
         f'<p class="small faint">{html.escape(f"{some.name} · seed {some.seed}{why}")}</p>'
         f'<div class="row">{figures}</div></article>'
     )

@@ -162,6 +162,11 @@ def test_nothing_sticks_out_and_themes_differ(
         for page in opened(chromium, address, viewport=size, color_scheme=scheme):
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= size["width"]
+            sides = page.evaluate(
+                "[...document.querySelectorAll('.case img')].map((image) =>"
+                " Math.max(image.clientWidth, image.clientHeight))"
+            )
+            assert min(sides) >= 100
             paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert paper == {"light": "rgb(251, 251, 249)", "dark": "rgb(22, 24, 27)"}[scheme]
             page.screenshot(path=photos / f"{name}-{scheme}.png", full_page=True)
