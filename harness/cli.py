@@ -20,6 +20,7 @@ COMMANDS = {
     "run": ("harness.commands.run", "draw images with any SD1.5, SD2.1 or SDXL checkpoint"),
     "score": ("harness.commands.score", "score a run's stored images: FID, CLIP, ImageReward, ..."),
     "demo": ("harness.commands.demo", "show on a small trained model what CR-Diff does"),
+    "report": ("harness.commands.report", "one HTML page of a run: images, tables, charts"),
     "inspect": ("harness.commands.inspect", "family, decision and sparsity of a checkpoint"),
     "presets": ("harness.commands.presets", "list, show, export and import stored ratios"),
     "search": ("harness.commands.search", "search block ratios by simulated annealing"),

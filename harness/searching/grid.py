@@ -54,9 +54,10 @@ class Grid:
     def save(self, path: Path) -> None:
         """Write the grid, whole or not at all."""
         buffer = io.BytesIO()
+        levels: dict[str, Any] = dict(zip(GROUPS, map(np.asarray, self.levels), strict=True))
         np.savez_compressed(
             buffer,
-            **{group: np.asarray(at) for group, at in zip(GROUPS, self.levels, strict=True)},
+            **levels,
             rewards=self.rewards.astype(np.float32),
             provenance=np.asarray(json.dumps(self.provenance, sort_keys=True)),
         )
