@@ -153,8 +153,8 @@ def prune(weight: torch.Tensor, threshold: float, factor: float = 0.0) -> torch.
     """A new tensor: the weight, multiplied by ``factor`` where ``|w| <= threshold``.
 
     0 prunes; ``1 - k`` folds the amplification into the weights (see ``amplify.py``). Weights that
-    are kept stay the same to the bit; products are rounded once to the weight's type. Never tied to
-    autograd.
+    are kept stay the same to the bit; products are rounded once, to the weight's type. Never
+    tied to autograd.
     """
     weight = weight.detach()
     if weight.dtype in _FP8:  # no arithmetic
@@ -166,8 +166,13 @@ def prune(weight: torch.Tensor, threshold: float, factor: float = 0.0) -> torch.
     if _comparable(weight, threshold) is weight:
         # x where x < -t or x > t, else 0, in one fused pass: 4 to 20 times faster than a mask.
         kept = torch.nn.functional.hardshrink(weight, threshold)
-        # weight - kept is the weight or 0, without rounding
-        return kept.add_(weight - kept, alpha=factor) if factor else kept
+        if not factor:
+            return kept
+        small = weight - kept  # the weight or 0, without rounding
+        if float(torch.tensor(factor, dtype=torch.float64).to(weight.dtype)) == factor:
+            return kept.add_(small, alpha=factor)
+        # torch rounds alpha to the tensor's type first: in bf16, -0.3 would be -0.30078.
+        return kept.add_((small.to(torch.float64) * factor).to(weight.dtype))
     mask = keep_mask(weight, threshold)
     return torch.where(mask, weight, weight * factor) if factor else weight.masked_fill(~mask, 0)
 

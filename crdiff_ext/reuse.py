@@ -62,6 +62,10 @@ class Deltas:
 
     def keep(self, key: Hashable, delta: torch.Tensor, owner: Any = None) -> None:
         """Keep a difference; ``owner`` lives as long, for keys that are made of its identity."""
+        # What is too old to be used goes: keys may be new ones at each step.
+        old = [k for k, (_, made_at, _) in self._kept.items() if self._step - made_at >= self.every]
+        for gone in old:
+            del self._kept[gone]
         self._kept[key] = delta, self._step, owner
 
     def clear(self) -> None:

@@ -124,9 +124,11 @@ class CondOnly:
                 pruned = original(sample[half:], timestep, encoder_hidden_states=text, **rest)[0]
             return (torch.cat([z[:half], combine(z[half:], pruned, self._k)]), *more)
 
-        with replaced_forward(self._unet, forward):
-            yield
-        self._weights.free()
+        try:
+            with replaced_forward(self._unet, forward):
+                yield
+        finally:
+            self._weights.free()
 
 
 class StepErrors:
@@ -151,10 +153,12 @@ class StepErrors:
     def attached(self) -> Iterator[None]:
         """Inside, the UNet's calls are exact, and what the others would give is compared."""
         self._deltas.clear()
-        with replaced_forward(self._unet, self._forward):
-            yield
-        self._pruned.free()
-        self._folded.free()
+        try:
+            with replaced_forward(self._unet, self._forward):
+                yield
+        finally:
+            self._pruned.free()
+            self._folded.free()
 
     def _forward(self, original: Any, *args: Any, **kwargs: Any) -> Any:
         dense, *more = original(*fresh(args), **fresh(kwargs))
