@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 60_000  # milliseconds; a loaded machine is slow, a hung page is a failure
+PATIENCE = int(os.environ.get("CRDIFF_PATIENCE", "60000"))
+"""Milliseconds; a loaded machine is slow, a hung page is a failure."""
 
 
 def find_chromium() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ class Bench:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host, self.module = fake.install(monkeypatch)
+        self.weights = importlib.import_module("crdiff_ext.webui.a1111_weights")
         self.adapter = self.module.A1111Adapter()
         self.adapter.install()
         self.said: list[str] = []

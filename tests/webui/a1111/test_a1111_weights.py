@@ -112,7 +112,7 @@ def other_lora(bench: Bench) -> None:
 
 @pytest.mark.parametrize("change", [other_dtype, other_weights, other_checkpoint, other_lora])
 def test_what_changes_weights_changes_the_key(bench: Bench, change: Any) -> None:
-    source = bench.module.UNetWeights(bench.host.sd_model, "auto")
+    source = bench.weights.UNetWeights(bench.host.sd_model, "auto")
     before = source.key()
     assert source.key() == before
     hash(before)
@@ -138,7 +138,7 @@ def test_a_new_model_is_never_taken_for_an_old_one(
     bench: Bench, plans: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if each new weight came to lie where an old one was.
-    monkeypatch.setattr(bench.module, "id", lambda _: 1, raising=False)
+    monkeypatch.setattr(bench.weights, "id", lambda _: 1, raising=False)
     bench.run(bench.job())
     for seed in (7, 8, 9):
         bench.host.models.clear()

@@ -234,5 +234,6 @@ def install(monkeypatch: Any) -> tuple[Host, Any]:
     host = Host()
     for name, module in host.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "crdiff_ext.webui.a1111", raising=False)
+    for name in ("a1111", "a1111_weights"):
+        monkeypatch.delitem(sys.modules, f"crdiff_ext.webui.{name}", raising=False)
     return host, importlib.import_module("crdiff_ext.webui.a1111")

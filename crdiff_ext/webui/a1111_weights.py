@@ -1,0 +1,119 @@
+"""The weights of a UNet in AUTOMATIC1111, and whether the host is about to merge LoRAs into them.
+
+extensions-builtin/Lora/networks.py merges in place, inside the patched forward of each layer that
+finds other LoRAs in its weight than are wanted, and backs up whatever weight it finds before that.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from modules import shared
+
+from ..blocks import PrunableLayer, PrunableWeight, prunable_layers, prunable_parameters
+from ..pruning import PrunePlan
+from ..weights import PrunedWeights
+
+
+class UNetWeights:
+    """A ``WeightSource``: the UNet of one of the host's models. Keeps the model alive by nothing.
+
+    Args:
+        model: the host's ``sd_model``.
+        memory: as in ``Settings``; recompute where the host saves memory itself (``--medvram``,
+            ``--lowvram``), which copies would defeat, and which moves layers about.
+    """
+
+    def __init__(self, model: Any, memory: str) -> None:
+        self._model = weakref.ref(model)
+        self._memory = "recompute" if getattr(model, "lowvram", False) else memory
+        self._layers: list[PrunableLayer] = []
+        self._made_for: tuple[PrunePlan, float] | None = None
+        self._weights: PrunedWeights | None = None
+
+    def key(self) -> Hashable:
+        """The UNet, its checkpoint, and each weight's identity, version, type, and merged LoRAs.
+
+        Nothing of it changes when ``--lowvram`` moves a layer: the Parameter stays, and setting
+        its ``.data`` leaves the version. LoRAs are told by what the host notes on each layer
+        (extensions-builtin/Lora/networks.py), which is right after a dense pass.
+        """
+        model = self._alive()
+        unet, file = weakref.ref(model.model.diffusion_model), model.sd_checkpoint_info.filename
+        return unet, file, tuple(_state(layer.module) for layer in self._found())
+
+    def settled(self, known: Callable[[], bool]) -> bool:
+        """Whether the next forward merges nothing into the prunable weights.
+
+        As ``network_apply_weights`` and ``network_forward`` of extensions-builtin/Lora/networks.py
+        will find it. That a plan is ``known`` covers what else may have written to the weights: one
+        is only ever made right after a dense pass.
+        """
+        if "lycoris" in sys.modules:  # an extension that merges by an account of its own
+            return False
+        return merges_nothing([layer.module for layer in self._found()]) and known()
+
+    def weights(self) -> list[PrunableWeight]:
+        """The effective weights, LoRA merged; after a dense pass."""
+        return prunable_parameters(self._alive().model.diffusion_model)
+
+    def pruned(self, plan: PrunePlan, factor: float) -> AbstractContextManager[None]:
+        """Inside, forwards see small weights times ``factor``."""
+        if self._weights is None or self._made_for != (plan, factor):
+            self._drop_copies()
+            unet = self._alive().model.diffusion_model
+            self._weights = PrunedWeights(unet, plan, self._memory, factor)
+            self._made_for = plan, factor
+        return self._weights.active()
+
+    def free(self) -> None:
+        """Let go of copies, and of the model's layers."""
+        self._drop_copies()
+        self._layers = []
+
+    def _drop_copies(self) -> None:
+        if self._weights is not None:
+            self._weights.free()
+        self._weights = self._made_for = None
+
+    def _found(self) -> list[PrunableLayer]:
+        if not self._layers:
+            self._layers = prunable_layers(self._alive().model.diffusion_model)
+        return self._layers
+
+    def _alive(self) -> Any:
+        model = self._model()
+        assert model is not None, "the host sampled with a model that is gone"
+        return model
+
+
+def merges_nothing(layers: Sequence[Any]) -> bool:
+    """Whether the host's LoRA extension, if there is one, leaves these layers' weights alone.
+
+    That is so where each layer holds what is wanted by now, by the extension's own account. With
+    ``lora_functional`` LoRAs run beside the weights, once what was merged before is taken out.
+    """
+    lora: Any = sys.modules.get("networks")
+    loaded = getattr(lora, "loaded_networks", None)
+    if loaded is None:
+        return True
+    named = [layer for layer in layers if getattr(layer, "network_layer_name", None) is not None]
+    if getattr(shared.opts, "lora_functional", False):
+        return not loaded or all(
+            getattr(layer, "network_weights_backup", None) is None for layer in layers
+        )
+    try:
+        wanted = tuple((x.name, x.te_multiplier, x.unet_multiplier, x.dyn_dim) for x in loaded)
+    except AttributeError:  # another version's account: nothing is known
+        return False
+    return all(getattr(layer, "network_current_names", ()) == wanted for layer in named)
+
+
+def _state(layer: Any) -> Hashable:
+    weight = layer.weight
+    version = None if weight.is_inference() else weight._version
+    return id(weight), version, weight.dtype, getattr(layer, "network_current_names", ())
