@@ -90,7 +90,8 @@ def random_sd15_run(size: Size, steps: int) -> Run:
         raise CRDiffError(f"size {size} does not fit SD1.5's levels: use multiples of 64")
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(in_channels=4, out_channels=4, **SD15)
-    unet = unet.to(torch.bfloat16).to_empty(device="cpu").eval().requires_grad_(False)
+    torch.nn.Module.to(unet, torch.bfloat16)  # diffusers' own warns of weights that don't exist yet
+    unet = unet.to_empty(device="cpu").eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in unet.parameters():
