@@ -65,7 +65,9 @@ def small(tmp_path_factory: pytest.TempPathFactory):
     return folder, clip_weights.store_open_clip(folder, NAME)
 
 
-def check_clip_score(folder: Path, model, config, name: str, images, tmp_path: Path) -> None:
+def check_clip_score(
+    folder: Path, model, config, name: str, images, tmp_path: Path, atol: float = 1e-5
+) -> None:
     other = clip_weights.as_transformers(model, config, "quick_gelu")
     texts = [TEXTS[i % len(TEXTS)] for i in range(len(images))]
     tokens = tokenizer(tmp_path / "tokenizer")(
@@ -83,7 +85,7 @@ def check_clip_score(folder: Path, model, config, name: str, images, tmp_path: P
         found = scorer(name, folder, protocol).score(images, texts)
         assert found.dtype == np.float64
         assert expected.std() > 0.01
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        np.testing.assert_allclose(found, expected, atol=atol)
 
 
 def test_clip_score(small, pictures, tmp_path: Path) -> None:
@@ -101,7 +103,8 @@ def test_clip_score_true_architecture(pictures, tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) == 151_277_313
     config = open_clip.get_model_config(name)
     config["vision_cfg"].setdefault("head_width", 64)
-    check_clip_score(tmp_path / "w", model, config, "clip-score", pictures(4, 5, SHAPES), tmp_path)
+    images = pictures(4, 5, SHAPES)
+    check_clip_score(tmp_path / "w", model, config, "clip-score", images, tmp_path, atol=1e-4)
 
 
 def test_quick_gelu_matters(small, pictures, tmp_path: Path) -> None:

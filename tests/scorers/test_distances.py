@@ -96,7 +96,11 @@ def test_frechet_difference_needs_images_and_pairs() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["frechet", "kernel"])
 def test_intervals_cover_as_often_as_they_say(kind: str) -> None:
-    """95 % intervals of equally good methods hold zero; their images are paired."""
+    """95 % intervals of equally good methods hold zero; their images are paired.
+
+    A little more often is right too: a jackknife counts the second-order part of the variance twice
+    (Efron and Stein, 1981), and here the methods differ by little else.
+    """
     rng, hits, simulations = np.random.default_rng(5), 0, 600
     big = rng.normal(size=(4000, D))
     reference = Reference.of_features(big)
@@ -109,7 +113,7 @@ def test_intervals_cover_as_often_as_they_say(kind: str) -> None:
             found = kernel_difference(x, y, big[:200])
         assert found is not None
         hits += found.low <= 0 <= found.high
-    assert 0.925 <= hits / simulations <= 0.975
+    assert 0.925 <= hits / simulations <= 0.985
 
 
 def test_reference_folder_and_npz(tmp_path: Path) -> None:
