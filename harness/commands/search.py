@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from harness.environment import all_cores
     from harness.searching.outcome import conclude, preset_of, report, write_report
     from harness.searching.run import Worker
-    from harness.searching.study import claim_worker, open_storage, open_study
+    from harness.searching.study import claimed_worker, open_storage, open_study
     from harness.searching.texts import split_prompts
 
     ratios, size = _start(args)
@@ -90,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = split_prompts(args.prompts, args.captions, args.held_out, args.seed)
     workshop = _open(args, size)
     config = _search_config(args, workshop, schedule, prompts.sha256, prompts.source)
-    number, lock = claim_worker(args.out, args.worker)
-    with lock, all_cores():
+    with claimed_worker(args.out, args.worker) as number, all_cores():
         started = time.perf_counter()
         name = args.study or f"crdiff {workshop.label} {size}"
         study = open_study(open_storage(args.storage, args.out), name, config.settings())
