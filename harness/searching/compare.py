@@ -67,7 +67,8 @@ def search(contender: Contender, landscape: Landscape, seed: int) -> tuple[Curve
     )  # fmt: skip
     worker = Worker(optuna.create_study(direction="maximize"), config, landscape)
     worker.run()
-    images, best = [], []
+    images: list[int] = []
+    best: list[float] = []
     total = 0
     for trial in worker.mine():
         total += len(values_of(trial))
