@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from harness.searching.compare import Contender
 
 
+CHANCE = 192  # captions of the grid that stands in where none is stored
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--json", action="store_true", help="print the numbers as JSON")
@@ -45,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return _build(args)
     from harness.searching.compare import contenders, makers, race, winners_curse
     from harness.searching.grid import GRID, Grid
+    from harness.searching.landscapes import chance
 
     path = args.grid or GRID
     grid = Grid.load(path) if args.grid or path.exists() else None
@@ -54,15 +58,15 @@ def run(args: argparse.Namespace) -> int:
         result["races"][name] = race(make, range(args.seeds), runners, _note)
         if not args.json:
             print(_table(name, result["races"][name], args))
-    if grid is None:
-        print("no grid is stored: build one with --build FILE, then give --grid FILE")
-    else:
-        plain = runners[0].schedule
-        counts = [n for n in (2, 4, 8, 16, 32, 64, 128) if n < grid.rewards.shape[-1]]
-        result["winners_curse"] = winners_curse(grid, counts, args.repeats, plain)
-        result["grid"] = grid.provenance
-        if not args.json:
-            print(_curse(result["winners_curse"]))
+    curse_of = grid or chance(CHANCE)
+    counts = [n for n in (2, 4, 8, 16, 32, 64, 128) if n < curse_of.rewards.shape[-1]]
+    result["winners_curse"] = winners_curse(curse_of, counts, args.repeats, runners[0].schedule)
+    result["grid"] = curse_of.provenance
+    if not args.json:
+        if grid is None:
+            print("no grid of real rewards is stored (--build FILE, then --grid FILE draws one)")
+        on = "the grid" if grid else "synthetic captions with nothing to win"
+        print(_curse(result["winners_curse"], on))
     if args.json:
         print(json.dumps(_finite(result), indent=1, allow_nan=False))
     return 0
@@ -100,9 +104,9 @@ def _table(name: str, rows: list[dict[str, Any]], args: argparse.Namespace) -> s
     return "\n".join(lines)
 
 
-def _curse(rows: list[dict[str, Any]]) -> str:
+def _curse(rows: list[dict[str, Any]], on: str) -> str:
     lines = [
-        "The winner's curse: gain over dense of the best state, mean over repeats",
+        f"The winner's curse on {on}: gain over dense of the best state, mean over repeats",
         f"{'captions':>8}{'search':>10}{'held out':>10}{'+-':>8}",
     ]
     for row in rows:

@@ -22,8 +22,7 @@ from crdiff_ext.settings import Ratios
 
 if TYPE_CHECKING:
     from harness.config import RunConfig, Size
-    from harness.searching.outcome import Outcome
-    from harness.searching.run import SearchConfig, Worker
+    from harness.searching.run import SearchConfig
     from harness.searching.workshop import Workshop
 
 BATCH = 8
@@ -81,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from harness.environment import all_cores
     from harness.searching.outcome import conclude, preset_of, report, write_report
     from harness.searching.run import Worker
-    from harness.searching.study import claim_worker, open_storage, open_study
+    from harness.searching.study import claimed_worker, open_storage, open_study
+    from harness.searching.telling import Progress, cost_of, tell
     from harness.searching.texts import split_prompts
 
     ratios, size = _start(args)
@@ -90,19 +90,18 @@ def run(args: argparse.Namespace) -> int:
     prompts = split_prompts(args.prompts, args.captions, args.held_out, args.seed)
     workshop = _open(args, size)
     config = _search_config(args, workshop, schedule, prompts.sha256, prompts.source)
-    number, lock = claim_worker(args.out, args.worker)
-    with lock, all_cores():
+    with claimed_worker(args.out, args.worker) as number, all_cores():
         started = time.perf_counter()
         name = args.study or f"crdiff {workshop.label} {size}"
         study = open_study(open_storage(args.storage, args.out), name, config.settings())
         judging, confirming = _objectives(args, workshop, [p.text for p in prompts.prompts])
         worker = Worker(study, config, judging, number)
-        worker.run(_Progress(config))
+        worker.run(Progress(config))
         outcome = conclude(study, config, confirming)
         for objective in (judging, confirming):
             objective.finish()
         spent = judging.tally.seconds + confirming.tally.seconds
-        cost = _cost(time.perf_counter() - started, spent)
+        cost = cost_of(time.perf_counter() - started, spent)
         write_report(args.out, report(study, config, outcome, cost))
     if outcome is None:
         raise CRDiffError("no state could be evaluated: read the warnings above")
@@ -114,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
             label = workshop.label
             write_config(args.write_config, label, size, outcome.best.ratios, outcome.score)
-    _print(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)
+    tell(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)
     return 0
 
 
@@ -250,62 +249,3 @@ def _objectives(args: argparse.Namespace, workshop: Workshop, texts: list[str]) 
     judging = items_of(texts[: args.captions], args.seed, args.seeds)
     confirming = items_of(texts[args.captions :], args.seed, args.seeds, len(judging))
     return workshop.objective(judging, store), workshop.objective(confirming, store)
-
-
-class _Progress:
-    """A bar of states with the best score."""
-
-    def __init__(self, config: SearchConfig) -> None:
-        import sys
-
-        from tqdm import tqdm
-
-        total = config.schedule.iterations + config.schedule.baseline
-        self.bar = tqdm(total=total, unit="state", disable=not sys.stderr.isatty())
-
-    def __call__(self, worker: Worker) -> None:
-        from harness.searching.sampler import best_trial, counts
-
-        if self.bar.disable:
-            return
-        best = best_trial(worker.study.get_trials(deepcopy=False))
-        self.bar.n = sum(map(counts, worker.mine()))
-        if best is not None and best.value is not None:
-            self.bar.set_postfix(best=f"{best.value:.3f}", refresh=True)
-
-
-def _cost(seconds: float, spent: float) -> dict[str, float]:
-    """Of this process, model loading left out."""
-    share = 1 - spent / seconds if seconds > 0 else 0.0
-    return {
-        "seconds": round(seconds, 2),
-        "drawing_and_scoring": round(spent, 2),
-        "share_beyond": round(share, 4),
-    }
-
-
-def _print(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -> None:
-    from harness.searching.sampler import counts, was_stopped
-
-    trials = [t for t in worker.study.get_trials(deepcopy=False) if counts(t)]
-    stopped = sum(map(was_stopped, trials))
-    size = f"{worker.config.height}x{worker.config.width}"
-    dense = "not evaluated" if outcome.dense is None else f"{outcome.dense:.3f}"
-    print(f"{size}: {len(trials)} states, {stopped} of them given up early")
-    if not outcome.beats_dense:
-        print(f"search score: dense's {dense} was not beaten, so there are no ratios to store")
-    else:
-        print(f"best ratios {outcome.best}")
-        print(f"search score {outcome.score:.3f} (dense {dense})")
-    if outcome.held_out is not None:
-        held, difference = outcome.held_out, outcome.held_out["difference"]
-        print(
-            f"held out ({held['captions']} captions): {held['score']:.3f}, difference to dense "
-            f"{difference['estimate']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
-        )
-    print(f"reward: {worker.config.reward}")
-    if drawn:
-        print(
-            f"this process drew {drawn} images in {cost['seconds']:.1f} s; beyond drawing and "
-            f"scoring: {cost['share_beyond']:.1%}"
-        )

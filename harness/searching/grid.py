@@ -54,10 +54,12 @@ class Grid:
     def save(self, path: Path) -> None:
         """Write the grid, whole or not at all."""
         buffer = io.BytesIO()
-        levels: dict[str, Any] = dict(zip(GROUPS, map(np.asarray, self.levels), strict=True))
+        down, mid, up = map(np.asarray, self.levels)
         np.savez_compressed(
             buffer,
-            **levels,
+            down=down,
+            mid=mid,
+            up=up,
             rewards=self.rewards.astype(np.float32),
             provenance=np.asarray(json.dumps(self.provenance, sort_keys=True)),
         )

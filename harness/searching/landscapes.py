@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -68,6 +69,16 @@ def synthetic(n: int, seed: int, gain: float = GAIN) -> tuple[Landscape, Ratios]
         return level + bowl + spread * (np.cos(turns @ at + phases) @ own)
 
     return Landscape(function, n), Ratios(*top)
+
+
+def chance(captions: int, seed: int = 0) -> Grid:
+    """A grid of synthetic captions with the measured spread and nothing at all to win."""
+    levels = (0.0, 0.25, 0.5, 0.8)
+    landscape, _ = synthetic(captions, seed, gain=0.0)
+    points = itertools.product(levels, repeat=3)
+    rewards = np.array([landscape.function(Ratios(*point)) for point in points])
+    shape = (len(levels),) * 3
+    return Grid((levels,) * 3, rewards.reshape(*shape, captions), {"synthetic": True, "gain": 0.0})
 
 
 def stored(grid: Grid, n: int, seed: int) -> tuple[Landscape, np.ndarray]:

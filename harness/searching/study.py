@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,9 @@ def open_study(
     return study
 
 
-def claim_worker(folder: Path, wanted: int | None) -> tuple[int, FileLock]:
-    """The number of this process's chain, and its lock, which the system frees when it dies.
+@contextmanager
+def claimed_worker(folder: Path, wanted: int | None = None) -> Iterator[int]:
+    """The number of this process's chain; its lock is let go at the end, or by the system.
 
     ``wanted`` None: the lowest number that no running process has, so that a killed search goes on
     with its own chain, and a second process beside it starts another one. Raises CRDiffError.
@@ -101,5 +104,9 @@ def claim_worker(folder: Path, wanted: int | None) -> tuple[int, FileLock]:
             lock.acquire(timeout=0)
         except Timeout:
             continue
-        return number, lock
+        try:
+            yield number
+        finally:
+            lock.release()
+        return
     raise CRDiffError(f"worker {wanted} is running already in {folder}: give another --worker")

@@ -19,7 +19,7 @@ from harness.searching.outcome import conclude, preset_of, report
 from harness.searching.texts import split_prompts
 from tests.search.synthetic import Synthetic, config, work
 
-COOL = Schedule(iterations=30, temperature=0.01)
+COOL = Schedule(start=(0.55, 0.3, 0.2), iterations=20, temperature=0.01)
 
 
 def test_the_preset_was_confirmed_and_says_where_it_comes_from(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule
 from harness.searching.run import Worker
 from harness.searching.sampler import AnnealSampler, best_trial, counts, was_stopped, worker_of
-from harness.searching.study import claim_worker, open_storage, open_study
+from harness.searching.study import claimed_worker, open_storage, open_study
 from tests.search.synthetic import Synthetic, config, study_in, told, work
 
 CHILD = Path(__file__).with_name("child.py")
@@ -161,16 +161,12 @@ def test_a_journal_file_serves_as_well(tmp_path: Path) -> None:
 
 
 def test_a_second_process_gets_a_chain_of_its_own(tmp_path: Path) -> None:
-    number, lock = claim_worker(tmp_path, None)
-    with lock:
-        other, second = claim_worker(tmp_path, None)
+    with claimed_worker(tmp_path) as number, claimed_worker(tmp_path) as other:
         assert (number, other) == (0, 1)
-        with pytest.raises(CRDiffError, match="running already"):
-            claim_worker(tmp_path, 0)
-        second.release()
-    again, third = claim_worker(tmp_path, None)
-    assert again == 0
-    third.release()
+        with pytest.raises(CRDiffError, match="running already"), claimed_worker(tmp_path, 0):
+            pass
+    with claimed_worker(tmp_path) as again:
+        assert again == 0
 
 
 def test_chains_differ_by_worker_and_meet_at_restarts(tmp_path: Path) -> None:

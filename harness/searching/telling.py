@@ -1,0 +1,64 @@
+"""What `crdiff search` says while it works and at its end."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+from harness.searching.outcome import Outcome
+from harness.searching.run import SearchConfig, Worker
+from harness.searching.sampler import best_trial, counts, was_stopped
+
+
+class Progress:
+    """A bar of states with the best score."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        total = config.schedule.iterations + config.schedule.baseline
+        self.bar = tqdm(total=total, unit="state", disable=not sys.stderr.isatty())
+
+    def __call__(self, worker: Worker) -> None:
+        """After a trial."""
+        if self.bar.disable:
+            return
+        best = best_trial(worker.study.get_trials(deepcopy=False))
+        self.bar.n = sum(map(counts, worker.mine()))
+        if best is not None and best.value is not None:
+            self.bar.set_postfix(best=f"{best.value:.3f}", refresh=True)
+
+
+def cost_of(seconds: float, spent: float) -> dict[str, float]:
+    """Of this process, model loading left out."""
+    share = 1 - spent / seconds if seconds > 0 else 0.0
+    return {
+        "seconds": round(seconds, 2),
+        "drawing_and_scoring": round(spent, 2),
+        "share_beyond": round(share, 4),
+    }
+
+
+def tell(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -> None:
+    """Say what was found, how it held up, and what this process spent."""
+    trials = [t for t in worker.study.get_trials(deepcopy=False) if counts(t)]
+    stopped = sum(map(was_stopped, trials))
+    size = f"{worker.config.height}x{worker.config.width}"
+    dense = "not evaluated" if outcome.dense is None else f"{outcome.dense:.3f}"
+    print(f"{size}: {len(trials)} states, {stopped} of them given up early")
+    if not outcome.beats_dense:
+        print(f"search score: dense's {dense} was not beaten, so there are no ratios to store")
+    else:
+        print(f"best ratios {outcome.best}")
+        print(f"search score {outcome.score:.3f} (dense {dense})")
+    if outcome.held_out is not None:
+        held, difference = outcome.held_out, outcome.held_out["difference"]
+        print(
+            f"held out ({held['captions']} captions): {held['score']:.3f}, difference to dense "
+            f"{difference['estimate']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
+        )
+    print(f"reward: {worker.config.reward}")
+    if drawn:
+        print(
+            f"this process drew {drawn} images in {cost['seconds']:.1f} s; beyond drawing and "
+            f"scoring: {cost['share_beyond']:.1%}"
+        )
