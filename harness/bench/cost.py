@@ -80,6 +80,7 @@ def measure(
             for turn in range(config.rounds):
                 bench.image_round(images, turn)
                 log.info("images: round %d of %d done", turn + 1, config.rounds)
+                keep(_result(bench))
         return _result(bench)
 
 

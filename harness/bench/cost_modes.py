@@ -80,7 +80,7 @@ def _two_unets(subject: Subject) -> Iterator[None]:
 def _reuse(n: int) -> Mode:
     return Mode(
         f"reuse-{n}",
-        f"a dense pass at every {n}. step, its difference reused in between (copies)",
+        f"a dense pass at one step in {n}, its difference reused in between (copies)",
         _crdiff(f"reuse-{n}", "copy"),
         copy_bytes,
         ((FIRST, 1 / n), (SECOND, 1 - 1 / n)),

@@ -12,7 +12,7 @@ MISSING = "–"
 
 
 def save(result: dict[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Write ``cost-MODEL.json`` and ``.md`` (and the size, but for the usual one). CRDiffError."""
+    """Write ``cost-MODEL-SIZE.json`` and ``.md``. Raises CRDiffError when the disk is full."""
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in result["model"])
     stem = f"cost-{name}-{result['size']}"
     paths = (folder / f"{stem}.json", folder / f"{stem}.md")

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("out/bench"),
         metavar="DIR",
-        help="where cost-MODEL.json and .md are written (default: out/bench)",
+        help="where cost-MODEL-SIZE.json and .md are written (default: out/bench)",
     )
     add("--no-images", action="store_true", help="measure UNet calls only")
     add("--json", action="store_true", help="print the numbers as JSON, and nothing else")
