@@ -269,7 +269,6 @@ def test_a_whole_run(finished: Path) -> None:
         "5",
         "7a",
         "fig2a",
-        "fig8",
     }
     stand = next(t for t in tables if t["table"] == "1" and t["block"])
     by_column = dict(zip(stand["columns"], stand["rows"][0]["entries"], strict=True))
