@@ -19,7 +19,7 @@ from harness.locate import read_json
 from harness.methods import Drawing
 from harness.probe import estimate, estimate_line
 from harness.prompts import PromptSet
-from harness.report.page import write_report
+from harness.report.page import write_run_report
 from harness.report.text import cell_table, decision_lines
 from harness.results import Scores, build_results, utc_now, write_images_csv, write_results
 
@@ -48,7 +48,7 @@ def conduct(
             scores, verdict = assess(experiment) if assess else (Scores(), None)
         results = build_results(experiment, kind, "complete", started, scores, verdict)
         write_images_csv(experiment, scores)
-        write_report(experiment, results, scores, folder / "report.html")
+        write_run_report(folder, results)
     except BaseException:
         with contextlib.suppress(OSError, CRDiffError):  # a full disk: the first error is told
             if fresh:

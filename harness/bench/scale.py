@@ -30,7 +30,7 @@ from harness.experiment import Experiment, make_cells, open_experiment
 from harness.pipelines import LoadedPipeline
 from harness.plan import Batch, Plan, Sampling
 from harness.prompts import PromptSet, read_prompts
-from harness.report.page import write_report
+from harness.report.page import write_run_report
 from harness.results import Metric, Scores, build_results, utc_now, write_images_csv, write_results
 from harness.scorers.run_folder import read_run
 from harness.stats import paired_interval
@@ -120,7 +120,7 @@ def _measure(count: int, folder: Path, draw: bool, file: Path | None, base: int)
         results = build_results(experiment, "run", "complete", utc_now(), scores)
         write_images_csv(experiment, scores)
         write_results(folder, results)
-        write_report(experiment, results, scores, folder / "report.html")
+        write_run_report(folder, results)
         read_run(folder)
     return growth
 

@@ -15,6 +15,7 @@ SUBJECTS = {
     "scale": ("harness.commands.bench_scale", "planning, storing, reporting by captions"),
     "fidelity": ("harness.commands.bench_fidelity", "cheaper amplifications against the exact one"),
     "criteria": ("harness.commands.bench_criteria", "seconds that pruning criteria take"),
+    "search": ("harness.commands.bench_search", "images that each sampler of ratios needs"),
 }
 
 

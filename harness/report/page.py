@@ -1,44 +1,95 @@
-"""report.html: one self-contained page that opens offline. Every text from outside is escaped."""
+"""report.html: one self-contained page that opens offline. Every text from outside is escaped.
+
+The page asks for nothing: images are data, fonts are the system's, and its content policy allows
+inline styles and this one script by its hash. Without scripts all tables and images are there.
+"""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from harness.experiment import Experiment
+from crdiff_ext.errors import CRDiffError
 from harness.methods import Method, get_methods
-from harness.report.grids import grids_html
+from harness.report.extras import extras_html
+from harness.report.figures import figures_html
+from harness.report.gallery import gallery_html
+from harness.report.source import Results, Source, read_rows
 from harness.report.text import by_size, interval, is_idle, number
-from harness.results import Scores
 from harness.store import write_atomically
 
 HERE = Path(__file__).parent
+PAIRS = 64
+"""Pairs of images a size on a page that was asked for."""
+RUN_PAIRS = 24
+"""Pairs of images a size on the page that every run writes."""
 
 
-def write_report(
-    experiment: Experiment, results: Mapping[str, Any], scores: Scores, path: Path
-) -> None:
+def write_run_report(folder: Path, results: Results) -> None:
+    """Write the page of a run that has just ended and written its images.csv."""
+    source = Source(folder, results, list(read_rows(folder, results)))
+    write_report(source, folder / "report.html", RUN_PAIRS)
+
+
+def write_report(source: Source, path: Path, pairs: int = PAIRS) -> None:
     """Write the page whole or not at all."""
-    write_atomically(path, page_html(experiment, results, scores).encode())
+    write_atomically(path, page_html(source, pairs).encode())
 
 
-def page_html(experiment: Experiment, results: Mapping[str, Any], scores: Scores) -> str:
-    """The page's text."""
+def page_html(source: Source, pairs: int = PAIRS) -> str:
+    """The page's text. Raises CRDiffError when a stored image can't be read."""
+    script = _file("script.js")
+    extras = extras_html(source)
+    if source.results is None:
+        title, lead = "CR-Diff report", f"What is in the folder {source.folder.name}."
+        main = extras
+    else:
+        title, lead = _title(source.results), _lead(source.results)
+        main = _run_html(source, source.results, pairs, extras)
     parts = {
-        "title": html.escape(_title(results)),
-        "style": (HERE / "style.css").read_text(encoding="utf-8").strip(),
-        "lead": html.escape(_lead(results)),
-        "verdict": _verdict(results["verdict"]),
-        "notes": f'<div class="small faint">{_list(results["notes"])}</div>',
-        "decisions": _decisions(results),
-        "tables": _tables(results),
-        "grids": grids_html(experiment, results, scores),
-        "method": _method(results),
+        "title": html.escape(title),
+        "policy": _policy(script),
+        "style": _file("style.css").strip(),
+        "lead": html.escape(lead),
+        "main": main,
+        "script": script,
     }
-    return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(parts)
+    return Template(_file("page.html")).substitute(parts)
+
+
+def _run_html(source: Source, results: Results, pairs: int, extras: str) -> str:
+    return "\n".join(
+        [
+            _verdict(results["verdict"]),
+            f'<div class="small faint">{_list(results["notes"])}</div>',
+            f"<h2>What CR-Diff does at each size</h2>{_decisions(results)}",
+            f"<h2>Results</h2>{_tables(results)}",
+            figures_html(results),
+            extras,
+            f"<h2>Images</h2>{gallery_html(source, pairs)}",
+            _file("compare.html"),
+            f"<h2>How this was made</h2>{_method(results)}",
+        ]
+    )
+
+
+def _file(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """Nothing from anywhere, but inline images and styles, and the one script by its hash."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _title(results: Mapping[str, Any]) -> str:
@@ -152,7 +203,12 @@ def _value(cell: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
 
 
 def _methods(results: Mapping[str, Any]) -> list[Method]:
-    return get_methods(tuple(cell["method"] for cell in results["cells"]))
+    """Those of the run's methods that this version knows."""
+    found = []
+    for name in dict.fromkeys(cell["method"] for cell in results["cells"]):
+        with contextlib.suppress(CRDiffError):
+            found += get_methods((name,))
+    return found
 
 
 def _method(results: Mapping[str, Any]) -> str:

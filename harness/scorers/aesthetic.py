@@ -156,7 +156,6 @@ class AestheticV25(ImageScorer):
         model, processor = package.convert_v2_5_from_siglip(
             predictor_name_or_path=str(V25_PREDICTOR.find(self.weights)),
             encoder_model_name=str(self.weights / V25_ENCODER[0].folder),
-            low_cpu_mem_usage=True,
         )
         return model.float().eval().to(self.device), processor
 

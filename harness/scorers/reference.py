@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -117,7 +118,7 @@ def _read_statistics(path: Path) -> Reference:
     try:
         with np.load(path, allow_pickle=False) as stored:
             mean, covariance = (np.asarray(stored[name], np.float64) for name in ("mu", "sigma"))
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
         raise CRDiffError(
             f"{path} has no arrays mu and sigma: make it with pytorch-fid --save-stats"
         ) from error

@@ -17,7 +17,7 @@ from harness.experiment import Experiment, open_experiment
 from harness.main_job import conduct
 from harness.plan import Plan
 from harness.prompts import PromptSet
-from harness.report.page import write_report
+from harness.report.page import write_run_report
 from harness.results import Metric, Scores, build_results, utc_now, write_images_csv, write_results
 from harness.scorers import ReferenceSource
 from harness.tables.book import Books, ModelBook
@@ -92,7 +92,7 @@ def run_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
     results = build_results(experiment, "tables", "complete", utc_now(), book.scores)
     write_images_csv(experiment, book.scores)
     write_results(experiment.store.folder, results)
-    write_report(experiment, results, book.scores, experiment.store.folder / "report.html")
+    write_run_report(experiment.store.folder, results)
     timed = {cell.id: pass_seconds(experiment, cell) for cell in experiment.cells if job.timed}
     book.seconds = {name: value for name, value in timed.items() if value is not None}
     _release(experiment)

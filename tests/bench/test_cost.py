@@ -14,7 +14,7 @@ from crdiff_ext.patch import CRDiff
 from crdiff_ext.pruning import prune
 from crdiff_ext.settings import Ratios
 from harness import cli
-from harness.bench import cost, cost_subject
+from harness.bench import cost, cost_rounds, cost_subject
 from harness.bench.cost_modes import FIRST, MODES, SECOND, choose_modes
 from harness.bench.cost_planning import measure_planning
 from harness.bench.cost_report import markdown
@@ -29,7 +29,7 @@ RATIOS = Ratios(0.4, 0.3, 0.5)
 def opened(subject, monkeypatch):
     """`crdiff bench` measures the small UNet, whatever model is named."""
     monkeypatch.setattr(cost, "open_subject", lambda *_: subject)
-    monkeypatch.setattr(cost, "QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(cost_rounds, "QUICK_SECONDS", 0.0)
     return subject
 
 
@@ -77,7 +77,7 @@ def test_a_period_of_reuse_has_one_dense_pass():
     for n in (2, 3, 4):
         weights = dict(MODES[f"reuse-{n}"].calls)
         assert weights == {FIRST: 1 / n, SECOND: pytest.approx((n - 1) / n)}
-        samples = cost.Samples({FIRST: [2.0, 4.0], SECOND: [1.0, 2.0]})
+        samples = cost_rounds.Samples({FIRST: [2.0, 4.0], SECOND: [1.0, 2.0]})
         assert samples.seconds(MODES[f"reuse-{n}"]) == pytest.approx([1 + 1 / n, 2 + 2 / n])
 
 
@@ -154,7 +154,7 @@ def test_the_table_has_a_row_for_each_mode_asked_for(opened, capsys, tmp_path):
 
 
 def test_a_mode_that_does_not_fit_is_left_out_in_a_sentence(opened, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(cost, "free_bytes", lambda _: cost.SPARE_BYTES)
+    monkeypatch.setattr(cost_rounds, "free_bytes", lambda _: cost_rounds.SPARE_BYTES)
     assert cli.main(["bench", "--rounds", "1", "--json", "--out", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out)
     left_out = {skipped["mode"]: skipped["reason"] for skipped in result["skipped"]}

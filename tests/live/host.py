@@ -23,7 +23,7 @@ from tests.live.client import Client
 HERE = Path(__file__).resolve().parent
 EXTENSION = Path(os.environ.get("CRDIFF_LIVE_EXTENSION") or HERE.parents[1])
 PROBE = HERE / "probe"
-START_SECONDS = 300
+START_SECONDS = int(os.environ.get("CRDIFF_LIVE_START", "300"))
 
 _COMMON = [
     "--skip-prepare-environment",

@@ -106,7 +106,7 @@ def test_clip_score_true_architecture(pictures, tmp_path: Path) -> None:
 
 def test_quick_gelu_matters(small, pictures, tmp_path: Path) -> None:
     """The comparison would notice the wrong activation, as OpenAI's weights under ViT-B-32 have."""
-    _folder, model = small
+    _, model = small
     wrong = clip_weights.as_transformers(model, clip_weights.SMALL, "gelu")
     right = clip_weights.as_transformers(model, clip_weights.SMALL, "quick_gelu")
     images = pictures(2, 5, SHAPES)

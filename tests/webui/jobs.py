@@ -107,7 +107,7 @@ def generate(settings: Settings, stretches, presets=tuple(PRESETS)) -> tuple[Job
             )
             before = record.pruned_passes
             if record.actor is not None:
-                record.actor(lambda: torch.ones(1), Place(step / 4))
+                record.actor(lambda: torch.ones(1), Place(step / 4, level=4.0 - step))
             acted = record.pruned_passes > before
             ran.append((record.decision.ratios, record.decision.k) if acted else None)
     return job, ran

@@ -56,7 +56,7 @@ def test_the_image_is_that_of_two_models_mixed_by_hand(world):
 
     base = host.data.sd_model.forge_objects_after_applying_lora.unet
     base.set_model_unet_function_wrapper(both)
-    torch.testing.assert_close(on, run(host, None)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(on, run(host, None)[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

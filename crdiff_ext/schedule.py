@@ -1,0 +1,191 @@
+"""How an annealed search moves: the authors' schedule, its repairs as settings, what is moved.
+
+The paper prints no schedule (section 3.3 refers to a supplement). ``AUTHORS`` is what the authors'
+code runs, faults included; the default ``Schedule()`` is the same schedule repaired:
+
+=============== ================================== ==========================================
+setting         ``AUTHORS``                        ``Schedule()``
+=============== ================================== ==========================================
+low             0.1: a group can't be left alone   0: any ratio may reach 0
+failure_score   -2: a crash counts as a bad image  None: a failure is no score at all
+baseline        False: dense is never drawn        True: dense comes first, and is to be beaten
+k               1: pruned without amplification    1.5: amplification is in the loop
+k_range         None: k is not searched            None; a range makes k a fourth coordinate
+=============== ================================== ==========================================
+
+The sixth fault, two prompts with one seed and nothing held out, is not the schedule's: whoever
+evaluates takes many, and confirms the result on others (``crdiff search`` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import CRDiffError
+from .settings import GROUPS, K_DEFAULT, K_MAX, Ratios, check_k
+
+DECIMALS = 4
+"""States are rounded so, as in the authors' cache: what is evaluated is exactly what is stored."""
+
+SHARED = "shared"
+"""Name of the one coordinate that moves all three groups alike (uniform pruning)."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A point of the search: block ratios, and the amplification that goes with them."""
+
+    ratios: Ratios
+    k: float = K_DEFAULT
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", check_k(self.k))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it draws what the dense model draws."""
+        return self.ratios.is_zero or self.k == 0
+
+    def as_dict(self) -> dict[str, float]:
+        """``{"down": ..., "mid": ..., "up": ..., "k": ...}``."""
+        return {**self.ratios.as_dict(), "k": self.k}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> State:
+        """The inverse of ``as_dict``. Raises CRDiffError."""
+        if set(data) != {*GROUPS, "k"}:
+            raise CRDiffError("a state needs down, mid, up and k")
+        return cls(Ratios(*(data[group] for group in GROUPS)), data["k"])
+
+    def rounded(self) -> State:
+        """To ``DECIMALS`` decimals."""
+        return State.from_dict({name: round(v, DECIMALS) for name, v in self.as_dict().items()})
+
+    def __str__(self) -> str:
+        return f"{self.ratios}, k = {self.k:g}"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a search moves and when it stops. Raises CRDiffError for values that make no sense.
+
+    Attributes:
+        start: the first ratios of the chain.
+        low, high: box of each ratio.
+        iterations: most evaluations; the baseline's comes on top.
+        temperature: T0, in units of the score; multiplied by ``cooling`` after every iteration.
+        step: largest move of a ratio at T0; in proportion to T, never below ``step_floor``.
+        patience: iterations without a new best until the search is shaken; None is a fifth of all
+            iterations, at least 5.
+        reheats: how often T may be raised by ``reheat_factor``, once the best score is above
+            ``reheat_above`` (None: above the baseline's).
+        restarts: how often the search may start again from a mutation of the best, ``restart_step``
+            times as large as a move; when both are used up it stops.
+        k: the amplification of every state; the first one's if ``k_range`` is given.
+        k_range: (lowest, highest) k to search, or None. A move of k is as large a part of its
+            range as a ratio's move is of the box.
+        uniform: move one ratio that all groups share (the ablation of Figure 7).
+        baseline: evaluate dense first; it is the best until something beats it.
+        failure_score: what a failed evaluation counts as; None: it is never accepted, nor a best.
+    """
+
+    start: tuple[float, float, float] = (0.3, 0.3, 0.3)
+    low: float = 0.0
+    high: float = 0.8
+    iterations: int = 120
+    temperature: float = 0.1
+    cooling: float = 0.95
+    step: float = 0.10
+    step_floor: float = 0.005
+    patience: int | None = None
+    reheats: int = 3
+    reheat_factor: float = 1.5
+    reheat_above: float | None = 0.8
+    restarts: int = 2
+    restart_step: float = 3.0
+    k: float = K_DEFAULT
+    k_range: tuple[float, float] | None = None
+    uniform: bool = False
+    baseline: bool = True
+    failure_score: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("start", "k_range"):  # JSON has lists only
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        Ratios(*self.start)  # raises outside [0, 1)
+        check_k(self.k)
+        if not 0 <= self.low < self.high < 1:
+            raise CRDiffError(f"the box {self.low:g} to {self.high:g} must lie in [0, 1)")
+        if self.iterations < 1 or self.temperature <= 0 or not 0 < self.cooling <= 1:
+            raise CRDiffError(
+                "a schedule needs at least one iteration, a positive temperature and a cooling "
+                "factor in (0, 1]"
+            )
+        if self.uniform and len(set(self.start)) != 1:
+            raise CRDiffError("a search of one shared ratio must start from three equal ones")
+        if self.k_range is not None:
+            least, most = self.k_range
+            if not 0 <= least < most <= K_MAX or not least <= self.k <= most:
+                raise CRDiffError(
+                    f"the range of k, {least:g} to {most:g}, must lie between 0 and {K_MAX:g} and "
+                    f"hold the first k, {self.k:g}"
+                )
+
+    @property
+    def patient(self) -> int:
+        """Iterations without a new best until reheat or restart."""
+        return max(5, self.iterations // 5) if self.patience is None else self.patience
+
+    @property
+    def first(self) -> State:
+        """Where the chain starts."""
+        state = State(Ratios(*self.start), self.k).rounded()
+        return self.dense if state.is_dense else state
+
+    @property
+    def dense(self) -> State:
+        """The dense model as a state."""
+        return State(Ratios(0.0, 0.0, 0.0), self.k)
+
+    @property
+    def box(self) -> dict[str, tuple[float, float]]:
+        """The coordinates that are searched, by name, each with its lowest and highest value."""
+        names = (SHARED,) if self.uniform else GROUPS
+        box = dict.fromkeys(names, (self.low, self.high))
+        return box if self.k_range is None else {**box, "k": self.k_range}
+
+    def point(self, state: State) -> dict[str, float]:
+        """``state`` in the coordinates of ``box``; a shared ratio is the groups' mean."""
+        ratios = state.ratios.as_dict()
+        here = {SHARED: sum(ratios.values()) / len(ratios)} if self.uniform else ratios
+        return here if self.k_range is None else {**here, "k": state.k}
+
+    def state(self, point: Mapping[str, float]) -> State:
+        """The inverse of ``point``, rounded: what is evaluated. All dense states are one."""
+        ratios = [point[SHARED]] * 3 if self.uniform else [point[group] for group in GROUPS]
+        state = State(Ratios(*ratios), point.get("k", self.k)).rounded()
+        return self.dense if state.is_dense else state
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schedule:
+        """The inverse of ``to_dict``. Raises CRDiffError for unknown settings."""
+        known = {entry.name for entry in fields(cls)}
+        if unknown := set(data) - known:
+            raise CRDiffError(f"a schedule has no setting {sorted(unknown)[0]!r}")
+        return cls(**data)
+
+    def authors(self) -> Schedule:
+        """The same schedule with every repair undone."""
+        faults = {"low": 0.1, "failure_score": -2.0, "baseline": False, "k": 1.0, "k_range": None}
+        return replace(self, **faults)  # type: ignore[arg-type]
+
+
+AUTHORS = Schedule().authors()
+"""What the authors' code runs, faults included."""

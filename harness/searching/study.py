@@ -1,0 +1,105 @@
+"""The study that a search is kept in: Optuna's, in SQLite unless said otherwise."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
+
+from crdiff_ext.errors import CRDiffError
+
+SETTINGS = "crdiff"
+"""User attribute of the study: what all its scores depend on."""
+
+_JOURNAL = "journal:"
+_PATIENCE = 60  # seconds to wait for another process's write
+_WORKERS = 1000
+
+
+def open_storage(where: str | None, folder: Path) -> optuna.storages.BaseStorage:
+    """Optuna's storage: ``folder/study.db``, a database URL, or ``journal:FILE``. CRDiffError."""
+    engine: dict[str, Any] = {}
+    if where is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "study.db"
+        where = f"sqlite:///{path}"
+        engine = {"creator": lambda: _connect(path)}
+        _connect(path).close()
+    if where.startswith(_JOURNAL):
+        backend = optuna.storages.journal.JournalFileBackend(where.removeprefix(_JOURNAL))
+        return optuna.storages.JournalStorage(backend)
+    if where.startswith("sqlite") and not engine:
+        engine = {"connect_args": {"timeout": _PATIENCE}}
+    try:
+        return optuna.storages.RDBStorage(where, engine_kwargs=engine)
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CRDiffError(
+            f"the storage {where} can't be used ({first}): give --storage a database URL such as "
+            "sqlite:///study.db, or journal:FILE"
+        ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection with SQLite's write-ahead log: processes hardly wait for each other.
+
+    A commit then waits for no disk (``synchronous=NORMAL``): a killed process loses nothing, a
+    power cut at most the last trials, and never the file. Raises CRDiffError.
+    """
+    connection = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise CRDiffError(
+            f"{path} is damaged or no SQLite file ({error}): move it away to search anew"
+        ) from error
+    return connection
+
+
+def open_study(
+    storage: optuna.storages.BaseStorage, name: str, settings: dict[str, Any]
+) -> optuna.Study:
+    """The study ``name``, made if it is not there. Raises CRDiffError if its settings differ."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True
+    )
+    found = study.user_attrs.get(SETTINGS)
+    if found is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(SETTINGS, settings)
+        return study
+    if found != settings:
+        differing = sorted(
+            key
+            for key in {*settings, *(found or {})}
+            if (found or {}).get(key) != settings.get(key)
+        )
+        raise CRDiffError(
+            f"the study {name!r} belongs to a search with other settings "
+            f"({', '.join(differing)}): give another --out or --study, or repeat its settings to "
+            "go on with it"
+        )
+    return study
+
+
+def claim_worker(folder: Path, wanted: int | None) -> tuple[int, FileLock]:
+    """The number of this process's chain, and its lock, which the system frees when it dies.
+
+    ``wanted`` None: the lowest number that no running process has, so that a killed search goes on
+    with its own chain, and a second process beside it starts another one. Raises CRDiffError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(_WORKERS) if wanted is None else [wanted]:
+        lock = FileLock(folder / f"worker-{number}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        return number, lock
+    raise CRDiffError(f"worker {wanted} is running already in {folder}: give another --worker")

@@ -1,0 +1,106 @@
+"""Measuring samplers: the stopping rule's errors, the landscapes, the grid's file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crdiff_ext.errors import CRDiffError
+from crdiff_ext.schedule import State
+from crdiff_ext.settings import Ratios
+from harness.searching.compare import PLAIN, Curve, contenders, race, winners_curse
+from harness.searching.grid import Grid
+from harness.searching.landscapes import synthetic
+from harness.searching.stopping import LEVEL, estimate, hopeless, wilcoxon_prunes
+
+
+def a_grid(captions: int = 24) -> Grid:
+    draws = np.random.default_rng(0)
+    rewards = draws.normal(size=(3, 2, 3, captions))
+    return Grid(((0.0, 0.5, 0.8), (0.0, 0.8), (0.0, 0.5, 0.8)), rewards, {"made": "here"})
+
+
+def test_a_move_that_would_be_accepted_is_hardly_ever_given_up() -> None:
+    """At the edge of acceptance, four looks: each errs in at most LEVEL of all cases."""
+    draws = np.random.default_rng(1)
+    wrong = 0
+    n = 600
+    for _ in range(n):
+        reference = draws.normal(size=32)
+        gaps = draws.normal(0, 0.3, 32)
+        gaps -= gaps.mean() + 0.05  # the mean is exactly what is needed
+        values = reference + gaps
+        wrong += any(hopeless(values[:seen], reference[:seen], -0.05, 32) for seen in (8, 16, 24))
+    assert wrong / n < 3 * LEVEL + 4 * np.sqrt(3 * LEVEL / n)
+
+
+def test_a_hopeless_state_is_given_up_and_a_hopeful_one_is_not() -> None:
+    reference = np.linspace(-1, 1, 32)
+    noise = np.random.default_rng(2).normal(0, 0.1, 8)
+    assert hopeless(reference[:8] - 1 + noise, reference[:8], -0.1, 32)
+    assert not hopeless(reference[:8] + noise, reference[:8], -0.1, 32)
+    assert not hopeless(reference[:4] - 9, reference[:4], -0.1, 32)  # too few say anything
+    assert not hopeless(reference[:8] - 9, reference[:8], -np.inf, 32)
+    assert estimate(reference[:8] - 1, reference[:8], 0.5) == pytest.approx(-0.5)
+
+
+def test_optunas_wilcoxon_pruner_is_asked_rightly() -> None:
+    best = np.linspace(-1, 1, 32)
+    values = np.full(32, np.nan)
+    seen = [3, 9, 11, 14, 20, 21, 27, 30]
+    values[seen] = best[seen] - 1
+    assert wilcoxon_prunes(values, best)
+    values[seen] = best[seen] + 1
+    assert not wilcoxon_prunes(values, best)
+
+
+def test_the_synthetic_optimum_is_where_it_is_said_to_be() -> None:
+    landscape, top = synthetic(4000, seed=3)
+    here = landscape.function(top).mean()
+    for group in ("down", "mid", "up"):
+        for step in (-0.1, 0.1):
+            moved = top.as_dict() | {group: top.as_dict()[group] + step}
+            assert landscape.function(Ratios(**moved)).mean() < here
+    spread = (landscape.function(Ratios(0.5, 0, 0)) - landscape.function(Ratios(0, 0, 0))).std()
+    assert 0.2 < spread < 0.4  # as measured: 0.29
+
+
+def test_the_grid_is_exact_at_its_points_and_smooth_between(tmp_path: Path) -> None:
+    grid = a_grid()
+    assert grid.values(Ratios(0.5, 0.8, 0.8)) == pytest.approx(grid.rewards[1, 1, 2])
+    assert grid.values(Ratios(0.9, 0, 0)) == pytest.approx(grid.rewards[2, 0, 0])
+    half = grid.values(Ratios(0, 0.4, 0))
+    assert half == pytest.approx((grid.rewards[0, 0, 0] + grid.rewards[0, 1, 0]) / 2)
+    grid.save(tmp_path / "grid.npz")
+    again = Grid.load(tmp_path / "grid.npz")
+    assert (again.levels, again.provenance) == (grid.levels, grid.provenance)
+    assert again.rewards == pytest.approx(grid.rewards, abs=1e-6)
+    (tmp_path / "grid.npz").write_bytes(b"no")
+    with pytest.raises(CRDiffError, match="can't be read"):
+        Grid.load(tmp_path / "grid.npz")
+
+
+def test_a_curve_says_when_a_score_was_reached() -> None:
+    curve = Curve(np.array([32, 64, 80]), np.array([0.1, 0.1, 0.4]))
+    assert (curve.until(0.1), curve.until(0.2), curve.until(0.5)) == (32, 80, np.inf)
+
+
+def test_a_race_counts_the_plain_schedule_as_one() -> None:
+    runners = [r for r in contenders(iterations=12) if r.sampler == "anneal"]
+    rows = race(lambda seed: synthetic(16, seed)[0], range(2), runners)
+    assert [row["sampler"] for row in rows] == [PLAIN, "anneal", "anneal, T0 0.02"]
+    assert rows[0]["share"] == 1.0
+    assert rows[0]["median_images"] == 13 * 16
+
+
+def test_the_winners_curse_is_seen_where_there_is_nothing_to_win() -> None:
+    """Rewards of pure chance: what the search gains on its captions is not there on others."""
+    grid = a_grid(64)
+    schedule = replace(contenders(iterations=12)[0].schedule, step=0.3)
+    few = winners_curse(grid, [4], repeats=6, schedule=schedule)[0]
+    assert few["search"] > 0.2
+    assert few["held_out"] < few["search"] / 2
+    assert State(Ratios(0, 0, 0)).is_dense

@@ -1,0 +1,186 @@
+"""What a search leaves behind: a confirmed preset, search.json, the authors' config.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crdiff_ext.errors import CRDiffError
+from crdiff_ext.schedule import Schedule, State
+from crdiff_ext.settings import Ratios
+from harness.cli import main
+from harness.config import Size
+from harness.embedded.scenes import caption, prompt_set
+from harness.searching.authors import read_config, write_config
+from harness.searching.outcome import conclude, preset_of, report
+from harness.searching.texts import split_prompts
+from tests.search.synthetic import Synthetic, config, work
+
+COOL = Schedule(iterations=30, temperature=0.01)
+
+
+def test_the_preset_was_confirmed_and_says_where_it_comes_from(tmp_path: Path) -> None:
+    settings = config(schedule=COOL, held_out=32)
+    worker = work(tmp_path, settings)
+    confirm = Synthetic()
+    outcome = conclude(worker.study, settings, confirm)
+    assert outcome is not None
+    assert outcome.beats_dense
+    assert {state for state, _ in confirm.asked} == {outcome.best, COOL.dense}
+    preset = preset_of(outcome, settings, worker.study, "embedded", "the embedded model")
+    assert (preset.family, preset.height, preset.width) == ("embedded", 64, 64)
+    assert preset.ratios == outcome.best.ratios
+    said = json.loads(json.dumps(preset.to_dict()))["provenance"]
+    assert said["search_score_dense"] == pytest.approx(0.0, abs=1e-9)
+    assert said["search_score"] == outcome.score > 0
+    held = said["held_out"]
+    assert held["difference"]["low"] <= held["score"] - held["dense"] <= held["difference"]["high"]
+    for name in ("model_hash", "prompts_sha256", "captions", "seeds", "sampler", "states"):
+        assert said[name] not in (None, "")
+    again = Synthetic()
+    assert conclude(worker.study, settings, again) == outcome
+    assert not again.asked  # the confirmation is kept in the study
+
+
+def test_where_dense_wins_nothing_is_offered(tmp_path: Path) -> None:
+    class Worse(Synthetic):
+        def values(self, state: State, batch: int) -> np.ndarray:
+            values = super().values(state, batch)
+            return values if state.is_dense else values - 9
+
+    settings = config(iterations=6)
+    worker = work(tmp_path, settings, objective=Worse())
+    outcome = conclude(worker.study, settings, Worse())
+    assert outcome is not None
+    assert not outcome.beats_dense
+    assert outcome.held_out is None
+
+
+def test_the_curve_rises_and_counts_images(tmp_path: Path) -> None:
+    settings = config(schedule=Schedule(iterations=20, uniform=True))
+    worker = work(tmp_path, settings)
+    data = json.loads(json.dumps(report(worker.study, settings, None, {}), allow_nan=False))
+    best = [row["best_so_far"] for row in data["trials"]]
+    images = [row["images"] for row in data["trials"]]
+    assert best == sorted(best)
+    assert images[-1] == 8 * len(worker.objective.asked)
+    assert data["searched"] == "one shared ratio"
+    assert all(len(set(row["ratios"].values())) == 1 for row in data["trials"])
+
+
+def test_the_authors_file_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_config(path, "sdxl", Size(512, 768), Ratios(0.4, 0.2, 0.1), 0.7)
+    theirs = json.loads(path.read_text())["best_global_params_ratio"]
+    assert theirs == {"down_ratio": 0.4, "mid_ratio": 0.2, "up_ratio": 0.1}
+    assert read_config(path) == (Ratios(0.4, 0.2, 0.1), Size(512, 768))
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"pruning_method": "magnitude", "best_global_params_ratio": {}}, "magnitude thresholds"),
+        ({"best_global_params_sd3": {"shared_ratio": 0.2}}, "down_ratio"),
+        ({"best_global_params_ratio": {"down_ratio": 0.1}}, "down_ratio"),
+    ],
+)
+def test_other_files_of_theirs_are_refused(tmp_path: Path, data: dict, told: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(CRDiffError, match=told):
+        read_config(path)
+
+
+def test_judging_and_confirming_captions_differ_and_the_demos_are_in_neither(
+    tmp_path: Path,
+) -> None:
+    texts = [prompt.text for prompt in split_prompts(None, 32, 128, 0).prompts]
+    assert len(set(texts)) == 160
+    assert not set(texts) & {caption(spec) for spec in prompt_set("eval", 256)}
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"prompt {i % 9}" for i in range(20)))
+    own = [prompt.text for prompt in split_prompts(file, 4, 5, 0).prompts]
+    assert sorted(own) == sorted({f"prompt {i}" for i in range(9)})
+    assert own != sorted(own)
+    with pytest.raises(CRDiffError, match="9 different prompts"):
+        split_prompts(file, 5, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("search --size big", "height x width"),
+        ("search", "no size"),
+        ("search --size 64x64 --captions 1", "at least 2"),
+        ("search --size 64x64 --k 4", "k is 4"),
+        ("search --size 64x64 --search-k 2", "lowest and the highest"),
+        ("search --size 64x64 --set heat=1", "no setting 'heat'"),
+        ("search --size 64x64 --set step", "not understood"),
+        ("search --size 64x64 --sampler best", "not known"),
+        ("search --size 64x64 --model sdxl", "give --prompts"),
+        ("refine phoenix --size 64x64", "does not understand 'phoenix'"),
+        ("refine phoenix --size 64x64 --seeds 0", "at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, told: str
+) -> None:
+    assert main([*words.split(), "--out", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_search_command_draws_scores_and_stores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--size 64x64 --captions 2 --held-out 2 --steps 2 --iterations 2 --batch 2"
+    words = ["search", *flags.split(), "--out", str(tmp_path)]
+    assert main(words) == 0
+    first = json.loads((tmp_path / "search.json").read_text())
+    assert "this process drew" in capsys.readouterr().out
+    assert main(words) == 0  # everything is there already
+    assert "this process drew" not in capsys.readouterr().out
+    second = json.loads((tmp_path / "search.json").read_text())
+    assert first.pop("cost") != second.pop("cost")
+    assert first == second
+    assert len(first["trials"]) == 3
+    won = first["best"]["state"] != first["trials"][0]["ratios"] | {"k": 1.5}
+    assert (tmp_path / "presets.json").exists() == won
+    assert main([*words, "--captions", "3"]) == 2  # another search than the folder's
+    assert "other settings (captions" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_refine_draws_keeps_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--size",
+        "64x64",
+        "--budget",
+        "4",
+        "--seeds",
+        "1",
+        "--fresh",
+        "1",
+        "--steps",
+        "2",
+        "--out",
+    ]
+    assert main(["refine", "a red circle", *words, str(tmp_path)]) == 0
+    assert "refined" in capsys.readouterr().out
+    result = json.loads((tmp_path / "refine.json").read_text())
+    assert [row["kind"] for row in result["rounds"]][:3] == ["dense", "start", "candidate"]
+    scores = [row["score"] for row in result["rounds"]]
+    assert result["best"]["score"] == max(scores)
+    names = {file.name for file in tmp_path.glob("*.png")}
+    assert names == {"before-0.png", "stored-0.png", "after-0.png"}
+    drawn = sorted(tmp_path.glob("images/*/*.png"))
+    stamps = [file.stat().st_mtime_ns for file in drawn]
+    assert main(["refine", "a red circle", *words, str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "refine.json").read_text()) == result
+    assert sorted(tmp_path.glob("images/*/*.png")) == drawn
+    assert [file.stat().st_mtime_ns for file in drawn] == stamps  # nothing was drawn again
