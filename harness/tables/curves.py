@@ -83,7 +83,8 @@ def read_curve(folder: Path) -> Curve:
 
 def _reward(config: dict[str, Any]) -> str:
     reward = config.get("reward", "embedded reward")  # older records know no other
-    return str(reward.get("name", reward) if isinstance(reward, dict) else reward)
+    name = str(reward.get("name", reward) if isinstance(reward, dict) else reward)
+    return name.partition(" (")[0]  # what it is, without what it is not
 
 
 def _points(

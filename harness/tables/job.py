@@ -50,6 +50,7 @@ def run_tables(args: argparse.Namespace) -> int:
     job, panels = _job(args, models, sizes)
     curves = _curves(args, keys, panels)
     panels = [replace(panel, curves=curves) for panel in panels]
+    job = replace(job, timed="fig8" in keys)
     named = args.model is not None and EMBEDDED not in models
     tables = [
         kept

@@ -11,6 +11,8 @@ from harness.tables.layout import Filled, Measured, Row
 from harness.tables.quantities import Ours
 
 Line = tuple[str, list[str]]
+SHARE_DECIMALS = 3
+"""Of what has no unit, such as a place between the worst and the best."""
 
 
 def markdown(filled: Filled) -> str:
@@ -94,7 +96,7 @@ def _more(cell: Measured | None, label: str) -> str:
         if name == label:
             assert cell is not None
             if ours.value is None or "less" not in label:
-                return _ours(ours, 1 if "%" in label else cell.entry.decimals)
+                return _ours(ours, 1 if "%" in label else SHARE_DECIMALS)
             decimals = cell.entry.decimals
             return signed(ours.value, decimals) + _half(ours, decimals)
     return ""

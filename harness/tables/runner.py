@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,8 @@ class Job:
     """What ``crdiff tables`` was asked for, beside the tables themselves.
 
     ``models``: label -> where it is. ``settings``: of every run but its model, sizes and folder.
-    ``specs``: the embedded model's captions taken apart, for its stand-in scores.
+    ``specs``: the embedded model's captions taken apart, for its stand-in scores. ``timed``:
+    whether a table asks how long pruning passes take.
     """
 
     out: Path
@@ -47,6 +49,7 @@ class Job:
     protocol: str
     reference: ReferenceSource | None
     specs: tuple[SceneSpec, ...] = ()
+    timed: bool = False
 
 
 def wanted_cells(quantities: Iterable[object], sizes: tuple[Size, ...]) -> dict[str, list[Where]]:
@@ -75,7 +78,7 @@ def open_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
         config=replace(config, ratios="stored"),
         plan=Plan(list(cells.values()), job.prompts.prompts, experiment.sampling),
     )
-    return ModelBook(experiment, cells, absent, Scores(), {}, pass_seconds)
+    return ModelBook(experiment, cells, absent)
 
 
 def run_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
@@ -90,7 +93,20 @@ def run_model(job: Job, model: str, wanted: Sequence[Where]) -> ModelBook:
     write_images_csv(experiment, book.scores)
     write_results(experiment.store.folder, results)
     write_run_report(experiment.store.folder, results)
+    timed = {cell.id: pass_seconds(experiment, cell) for cell in experiment.cells if job.timed}
+    book.seconds = {name: value for name, value in timed.items() if value is not None}
+    _release(experiment)
     return book
+
+
+def _release(experiment: Experiment) -> None:
+    """Let go of the model, so that two never take memory together; what was drawn is stored."""
+    import torch
+
+    experiment.loaded = replace(experiment.loaded, pipe=None)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _scores(job: Job, experiment: Experiment) -> tuple[Scores, dict[str, str]]:

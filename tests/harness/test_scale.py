@@ -43,7 +43,7 @@ def calls(count: int, folder: Path) -> int:
 def test_work_grows_linearly(tmp_path: Path) -> None:
     """Twice the captions take twice the calls beyond what any run takes; 4 would be quadratic."""
     calls(20, tmp_path / "warm")  # imports, caches
-    small, middle, large = (calls(n, tmp_path / str(n)) for n in (60, 120, 240))
+    small, middle, large = (calls(n, tmp_path / str(n)) for n in (40, 80, 160))
     assert 1.7 < (large - middle) / (middle - small) < 2.3
 
 

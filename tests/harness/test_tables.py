@@ -269,7 +269,6 @@ def test_a_whole_run(finished: Path) -> None:
         "5",
         "7a",
         "fig2a",
-        "fig8",
     }
     stand = next(t for t in tables if t["table"] == "1" and t["block"])
     by_column = dict(zip(stand["columns"], stand["rows"][0]["entries"], strict=True))
@@ -371,7 +370,12 @@ def test_search_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     trials = [
         {"score": score, "images": 4 * i, "stopped": i == 5} for i, score in enumerate(scores, 1)
     ]
-    config = {"height": 64, "width": 64, "captions": 4, "reward": {"name": "embedded_reward"}}
+    config = {
+        "height": 64,
+        "width": 64,
+        "captions": 4,
+        "reward": "embedded reward (not ImageReward)",
+    }
     record = {
         "config": config,
         "dense": [0.0, 0.1],
@@ -381,6 +385,7 @@ def test_search_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     (folder / "search.json").write_text(json.dumps(record))
     curve = read_curve(folder)
     assert curve.is_stand_in
+    assert curve.reward == "embedded reward"
     assert curve.dense == pytest.approx(0.05)
     assert [curve.best_at(share) for share in (0.0, 0.25, 0.5, 1.0)] == [None, 0.1, 0.3, 0.3]
     command = [
