@@ -115,7 +115,10 @@ def _wrap_forward() -> None:
         run = self.__dict__[_RUN] = Run()
         try:
             return forward(self, *args, **kwargs)
-        finally:  # the host's InterruptedException is a BaseException
+        except BaseException:  # the host's InterruptedException is one
+            self.p.crdiff_job.free()  # no script is told, and the host keeps p for a while
+            raise
+        finally:
             run.undo()
             del self.__dict__[_RUN]
 

@@ -100,7 +100,8 @@ def merges_nothing(layers: Sequence[Any]) -> bool:
     lora: Any = sys.modules.get("networks")
     loaded = getattr(lora, "loaded_networks", None)
     if loaded is None:
-        return True
+        # Without the extension layers have no account; with one, somebody else took its name.
+        return not any(hasattr(layer, "network_current_names") for layer in layers)
     named = [layer for layer in layers if getattr(layer, "network_layer_name", None) is not None]
     if getattr(shared.opts, "lora_functional", False):
         return not loaded or all(

@@ -66,7 +66,9 @@ class _Sampling:
     def place(self, args: dict[str, Any]) -> Place:
         """Where a call of the UNet is. PAG and SAG make more of them, each with its own number."""
         kinds = tuple(args.get("cond_or_uncond", ()))
-        key = self.calls, tuple(args["input"].shape), kinds
+        # PAG's own call may stand where a split batch's second half stood a step ago.
+        replaced = sorted(args["c"].get("transformer_options", {}).get("patches_replace", {}))
+        key = self.calls, tuple(args["input"].shape), kinds, tuple(replaced)
         self.calls += 1
         return Place(self.fraction, self.level, key)
 

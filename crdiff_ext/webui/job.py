@@ -65,7 +65,7 @@ class Record:
         return self.actor is not None and self.actor.failed
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One generation's state.
 

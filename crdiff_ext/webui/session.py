@@ -20,6 +20,9 @@ from .library import Library
 
 logger = logging.getLogger("crdiff")
 
+_JOBS: weakref.WeakSet[Job] = weakref.WeakSet()
+"""The jobs that are still referred to; freeing one in the middle only costs a dense pass."""
+
 OVERRIDES = "crdiff_overrides"
 """On ``p``: argument values by name that win over the panel's, set by XYZ axes."""
 
@@ -31,6 +34,8 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
     the image says so and is drawn densely.
     """
     p.crdiff_job = None
+    for job in _JOBS:  # one that an error ended: hosts tell no script, and keep its p for a while
+        job.free()
     # A dictionary of its own: the cells of a grid share one, and so do some extensions' inner
     # generations with the outer one, whose keys must stay.
     p.extra_generation_params = infotext.without(p.extra_generation_params)
@@ -49,6 +54,7 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
         # At once, for images that the host saves before the hires pass (modules/processing.py).
         job.began = _writes(p, job)
         p.crdiff_job = job
+        _JOBS.add(job)
 
 
 def _writes(p: Any, job: Job) -> Callable[[], None]:

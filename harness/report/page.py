@@ -225,8 +225,8 @@ def _method(results: Mapping[str, Any]) -> str:
             for name in ("steps", "guidance", "scheduler", "batch")
         },
         "Negative prompt": settings["negative_prompt"] or "none",
-        "Seed": f"{', '.join(map(str, settings['seeds']))} + number of the prompt, the same for "
-        "every method",
+        "Seed": f"{', '.join(map(str, settings.get('seeds', [settings['seed']])))} + number of the "
+        "prompt, the same for every method",
         "Amplification": f"k = {settings['k']:g} ({settings['origins']['k']}), ratios: "
         f"{settings['ratios']}",
         "Numbers": f"{settings['dtype']} on {settings['device']}, {environment['threads']} threads",

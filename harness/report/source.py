@@ -70,8 +70,6 @@ def read_source(folder: Path) -> Source:
             f"the run in {folder} has not come to its end: run the same command again, it goes on "
             "where it stopped"
         )
-    settings = results["settings"]
-    settings.setdefault("seeds", [settings["seed"]])  # runs of before there could be several
     return Source(folder, results, list(read_rows(folder, results)), extras)
 
 
