@@ -257,3 +257,14 @@ def test_end_frees_and_may_come_without_a_job(host) -> None:
     record = draw(p)
     host.session.end(p)
     assert record.actor._source.events[-1] == "free"
+
+
+def test_the_next_generation_frees_what_an_error_left(host):
+    """Hosts tell no script of an error outside its hooks, and may keep the failed p for long."""
+    failed, following = Processing(), Processing()
+    host.session.start(failed, [True, "always", "set", 0.3, 0.3, 0.3], host.library)
+    freed = []
+    failed.crdiff_job.free = lambda: freed.append(True)
+    host.session.start(following, [], host.library)
+    assert freed == [True]
+    assert following.crdiff_job is not failed.crdiff_job

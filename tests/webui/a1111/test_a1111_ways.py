@@ -338,3 +338,33 @@ def test_freed_differences_do_not_outlive_a_batch(bench: Bench) -> None:
     assert deltas._kept
     job.free()
     assert not deltas._kept
+
+
+@pytest.mark.parametrize("amplification", ["exact", "folded", "reuse-4"])
+def test_an_error_outside_of_our_passes_leaves_no_copies(bench: Bench, amplification: str) -> None:
+    """Another extension's callback, or the host's own check for NaN: no script is told of it."""
+    calls: list[int] = []
+
+    def fails(params: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ValueError("somebody else's")
+
+    bench.host.script_callbacks.on_cfg_denoiser(fails)
+    job = bench.job(memory="copy", amplification=amplification)
+    with pytest.raises(ValueError, match="somebody else's"):
+        bench.run(job)
+    (record,) = job.records
+    assert record.pruned_passes  # there was something to let go of
+    source, amplifier = record.actor._source, record.actor._amplifier
+    assert source._weights is None
+    assert not amplifier._deltas._kept
+
+
+def test_layers_with_an_account_that_nobody_known_keeps_are_not_settled(bench: Bench) -> None:
+    """Some other module took the name of the host's LoRA extension."""
+    layer = SimpleNamespace(network_current_names=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(bench.weights.sys.modules, "networks", SimpleNamespace())
+        assert not bench.weights.merges_nothing([layer])
+        assert bench.weights.merges_nothing([SimpleNamespace()])
