@@ -10,8 +10,7 @@ _ORDINALS = {2: "2nd", 3: "3rd"}
 
 def of(amplification: str, k: float) -> str:
     """Such as "x2.0 UNet time while acting"; ``k`` counts, because at 1 one pass is enough."""
-    cost = expected_cost(amplification, k)
-    times = f"x{cost:.2f}".removesuffix("0")
+    times = factor(amplification, k)
     every = reuse_interval(amplification)
     if k == 1:  # the pruned model alone, whatever the way
         return f"{times} UNet time while acting"
@@ -23,6 +22,12 @@ def of(amplification: str, k: float) -> str:
     return f"{times} UNet time while acting"
 
 
+def factor(amplification: str, k: float) -> str:
+    """Such as "x1.5": what the UNet's time is multiplied by."""
+    return f"x{expected_cost(amplification, k):.2f}".removesuffix("0")
+
+
 def all_choices() -> str:
     """The cost of each choice at the usual k, in a line."""
-    return "; ".join(f"{name}: {of(name, K_DEFAULT)}" for name in AMPLIFICATIONS)
+    each = ", ".join(f"{name} {factor(name, K_DEFAULT)}" for name in AMPLIFICATIONS)
+    return f"UNet time while acting: {each}; all but exact are approximate"
