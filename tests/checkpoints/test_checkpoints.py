@@ -59,7 +59,7 @@ def test_data_that_an_old_writer_did_not_align(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's memory map")
 def test_a_tensor_is_mapped_alone_and_only_while_it_is_held(file: Path) -> None:
     def mapped() -> int:
-        return Path("/proc/self/maps").read_text().count(file.name)
+        return Path("/proc/self/maps").read_text().count(str(file))
 
     checkpoint = open_checkpoint(file)
     assert mapped() == 0
