@@ -6,10 +6,13 @@
   the memory of these layers (0.38 GiB for SD1.5 in fp16, 3.05 GiB for SDXL).
 - ``auto``: ``copy`` when the copies take at most half of the memory that is free on the weights'
   device (CUDA: the driver's free memory and torch's own unused cache; CPU: Linux' MemAvailable),
-  else ``recompute``, which it also is where free memory isn't known.
+  else ``recompute``, which it also is where free memory isn't known, and which it becomes when
+  memory runs out while the copies are made.
 
 A pass with a ``factor`` sees the same weights multiplied by it instead of zeros: the folded pass of
-``amplify.py``. Everything said of pruned weights here holds for folded ones.
+``amplify.py``. Everything said of pruned weights here holds for folded ones, but that ``auto``
+takes up to three quarters of the free memory for them: a folded pass is there to cost what a dense
+one does, which it can't when each layer's weight is made anew.
 
 Both put a new Parameter into the layer's own table of parameters and put the very same dense
 Parameter back; storage, ``_version`` and identity of the dense one never change.
@@ -21,6 +24,7 @@ Not for several threads at once on one module.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,7 +37,11 @@ from .blocks import prunable_layers
 from .errors import CRDiffError
 from .pruning import PrunePlan, prune
 
+logger = logging.getLogger(__name__)
+
 MODES = ("auto", "recompute", "copy")
+_SHARE, _SHARE_FOLDED = 0.5, 0.75
+"""What of the free memory ``auto`` takes for copies."""
 _MARK = "_crdiff_thresholds"  # in a layer's __dict__ for as long as a pruned pass has hold of it
 
 
@@ -117,6 +125,7 @@ class PrunedWeights:
             if (threshold := plan.thresholds[layer.group]) is not None
         ]
         self._memory = memory
+        self._may_fall_back = memory == "auto"
 
     @property
     def copy_bytes(self) -> int:
@@ -130,7 +139,8 @@ class PrunedWeights:
         if self._memory == "auto" and self._layers:
             device = self._layers[0].table["weight"].device
             free = free_bytes(device)
-            fits = free is not None and 2 * self.copy_bytes <= free
+            share = _SHARE_FOLDED if self._layers[0].factor else _SHARE
+            fits = free is not None and self.copy_bytes <= share * free
             self._memory = "copy" if fits else "recompute"
         return self._memory
 
@@ -142,13 +152,32 @@ class PrunedWeights:
             stack.callback(_release, mine)
             for layer in mine:
                 layer.module.__dict__[_MARK] = layer.mark
-            if self.memory == "copy":
+            if self._copied(mine):
                 for layer in mine:
                     layer.swap_in(layer.up_to_date_copy())
             else:
                 for layer in mine:
                     _hook(layer, stack)
             yield
+
+    def _copied(self, layers: list[_Layer]) -> bool:
+        """Whether the pass runs on copies, which then are made. Falls back as ``auto`` promises."""
+        if self.memory != "copy":
+            return False
+        try:
+            for layer in layers:
+                layer.up_to_date_copy()
+        except torch.cuda.OutOfMemoryError:
+            if not self._may_fall_back:
+                raise
+            self.free()
+            self._memory = "recompute"
+            logger.warning(
+                "not enough memory for copies of the pruned layers: they are made anew in each "
+                "pass, which is slower"
+            )
+            return False
+        return True
 
     def free(self) -> None:
         """Drop the masked copies; the next use makes them anew."""

@@ -112,6 +112,50 @@ def test_auto_looks_at_free_memory(monkeypatch):
     assert PrunedWeights(unet, plan, "copy").memory == "copy"
 
 
+def test_auto_takes_more_of_it_for_folded_copies(monkeypatch):
+    unet, plan = make()
+    need = PrunedWeights(unet, plan).copy_bytes
+    for free, expected in [(-(-4 * need // 3), "copy"), (4 * need // 3 - 4, "recompute")]:
+        monkeypatch.setattr(weights_module, "free_bytes", lambda device, free=free: free)
+        assert PrunedWeights(unet, plan, "auto", factor=-0.5).memory == expected
+
+
+def run_out_of_memory(monkeypatch, after):
+    """Have the ``after``-th weight and all later ones not fit."""
+    made = []
+
+    def short(weight, threshold, factor=0.0):
+        made.append(weight)
+        if len(made) == after:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return prune(weight, threshold, factor)
+
+    monkeypatch.setattr(weights_module, "prune", short)
+
+
+def test_auto_falls_back_when_memory_runs_out_while_copying(monkeypatch, caplog):
+    unet, plan = make()
+    expected = reference(unet, plan)(X)
+    monkeypatch.setattr(weights_module, "free_bytes", lambda device: 2**50)
+    pruned = PrunedWeights(unet, plan, "auto")
+    run_out_of_memory(monkeypatch, after=2)
+    with caplog.at_level("WARNING"), pruned.active():
+        assert torch.equal(unet(X), expected)
+    assert pruned.memory == "recompute"
+    assert all(layer.copy is None for layer in pruned._layers)
+    assert "not enough memory" in caplog.text
+
+
+def test_copy_that_was_asked_for_does_not_fall_back(monkeypatch):
+    unet, plan = make()
+    dense = unet(X)
+    run_out_of_memory(monkeypatch, after=2)
+    pruned = PrunedWeights(unet, plan, "copy")
+    with pytest.raises(torch.cuda.OutOfMemoryError), pruned.active():
+        pass
+    assert torch.equal(unet(X), dense)
+
+
 def test_free_memory_is_plausible():
     free = free_bytes(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50
