@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help env env-compat env-gradio3 env-gradio4 env-imagereward demo test test-fast pytest \
-	test-compat test-webui parity-image-reward lint format format-check typecheck clean distclean
+	test-compat test-webui parity-image-reward parity-true-sizes lint format format-check typecheck clean distclean
 
 BIN := .venv/bin
 SOURCES := crdiff_ext harness scripts tests tools install.py preload.py
@@ -57,6 +57,9 @@ test-compat: env-compat ## the core's tests as AUTOMATIC1111 has it: torch 2.1.2
 
 parity-image-reward: env-imagereward ## our ImageReward against the package's, 1e-5, random weights (5 GB of memory)
 	$(TEST_ENV) $(BIN)/python -m pytest -p no:cacheprovider -m live -s tests/scorers/test_parity_package.py $(ARGS)
+
+parity-true-sizes: env ## PickScore and Aesthetic at their true sizes, random weights (10 GB of memory)
+	$(TEST_ENV) $(BIN)/python -m pytest -p no:cacheprovider -m live -s tests/scorers/test_true_sizes.py $(ARGS)
 
 lint: env ## ruff check
 	$(BIN)/ruff check $(wildcard $(SOURCES))

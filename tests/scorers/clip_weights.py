@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.clip_vocabulary import openai_vocabulary, write_clip_tokenizer
+
 SMALL = {
     "embed_dim": 32,
     "quick_gelu": True,
@@ -67,6 +69,31 @@ def store_open_clip(weights: Path, name: str, seed: int = 3) -> nn.Module:
     folder.mkdir(parents=True)
     state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
+    return model
+
+
+def store_pickscore(weights: Path, name: str, config: dict[str, Any], seed: int = 8) -> nn.Module:
+    """Random weights of open_clip's model ``name`` as PickScore's folder. Returns the model."""
+    import open_clip
+
+    model = open_clip.create_model(name).eval()
+    randomise(model, seed)
+    as_transformers(model, config, "gelu").save_pretrained(weights / "pickscore")
+    processor = weights / "pickscore" / "processor"
+    write_clip_tokenizer(processor, openai_vocabulary(), specials={"pad_token": "!"})
+    side = config["vision_cfg"]["image_size"]
+    settings = {  # as laion's, but for the side
+        "crop_size": side,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "size": side,
+    }
+    (processor / "preprocessor_config.json").write_text(json.dumps(settings))
     return model
 
 

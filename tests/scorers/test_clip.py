@@ -6,7 +6,6 @@ against transformers), with the preprocessing written out here.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -147,50 +146,37 @@ def test_weights_of_another_backbone_are_refused(small, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pick(tmp_path_factory: pytest.TempPathFactory):
     """(weights folder, open_clip's model with the same weights)."""
-    import open_clip
-
     folder = tmp_path_factory.mktemp("pick")
     config = {**clip_weights.SMALL, "quick_gelu": False}
     clip_weights.register("crdiff-test-gelu", folder / "configs", config)
-    model = open_clip.create_model("crdiff-test-gelu").eval()
-    clip_weights.randomise(model, 8)
-    clip_weights.as_transformers(model, config, "gelu").save_pretrained(folder / "pickscore")
-    processor = folder / "pickscore" / "processor"
-    write_clip_tokenizer(processor, openai_vocabulary(), specials={"pad_token": "!"})
-    settings = {  # as laion's, but for the side
-        "crop_size": 48,
-        "do_center_crop": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "resample": 3,
-        "size": 48,
-    }
-    (processor / "preprocessor_config.json").write_text(json.dumps(settings))
-    return folder, model
+    return folder, clip_weights.store_pickscore(folder, "crdiff-test-gelu", config)
 
 
-def test_pickscore(pick, pictures) -> None:
+def check_pickscore(folder: Path, model, name: str, side: int, pictures, n: int, atol: float):
     import open_clip
 
-    folder, model = pick
-    images = pictures(18, 6, ((256, 256), (160, 100), (70, 211)))
-    texts = [TEXTS[i % len(TEXTS)] for i in range(18)]
+    images = pictures(n, 6, ((256, 256), (160, 100), (70, 211)))
+    texts = [TEXTS[i % len(TEXTS)] for i in range(n)]
     texts = [text.replace("!", "") for text in texts]  # "!" is the padding of laion's tokenizer
-    tokens = open_clip.get_tokenizer("crdiff-test-gelu")(texts)
+    tokens = open_clip.get_tokenizer(name)(texts)
     with torch.no_grad():
-        seen = model.encode_image(torch.stack([pixels_of(i, 48) for i in images])).double()
+        seen = model.encode_image(torch.stack([pixels_of(i, side) for i in images])).double()
         read = model.encode_text(tokens).double()
     cosine = torch.nn.functional.cosine_similarity(seen, read).numpy()
     expected = np.exp(float(model.logit_scale.detach())) * cosine
-    found = scorer("pickscore", folder).score(images, texts)
+    ours = scorer("pickscore", folder)
+    found = ours.score(images, texts)
+    ours.close()
     assert found.dtype == np.float64
     assert expected.std() > 1
     # a cut-out middle may lie one pixel beside, where the rest is odd: PIL's and HF's differ
-    even = [i for i in range(18) if i % 3 != 2]
-    np.testing.assert_allclose(found[even], expected[even], atol=2e-3)
+    even = [i for i in range(n) if i % 3 != 2]
+    np.testing.assert_allclose(found[even], expected[even], atol=atol)
+
+
+def test_pickscore(pick, pictures) -> None:
+    folder, model = pick
+    check_pickscore(folder, model, "crdiff-test-gelu", 48, pictures, 18, atol=2e-3)
 
 
 def test_pickscore_refuses_another_model(pick, tmp_path: Path) -> None:
@@ -224,6 +210,22 @@ def predictor_weights(width: int, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
+def check_aesthetic(folder: Path, model, config, images, atol: float = 1e-4) -> None:
+    state = predictor_weights(768, 2)
+    (folder / "aesthetic").mkdir()
+    torch.save(state, folder / "aesthetic" / "sac+logos+ava1-l14-linearMSE.pth")
+    other = clip_weights.as_transformers(model, config, "quick_gelu")
+    x = embeddings(other, images, config["vision_cfg"]["image_size"]).numpy()
+    for place in (0, 2, 4, 6, 7):
+        weight, bias = (state[f"layers.{place}.{kind}"] for kind in ("weight", "bias"))
+        x = x @ weight.double().numpy().T + bias.double().numpy()
+    ours = scorer("aesthetic", folder)
+    found = ours.score(images, [""] * len(images))
+    ours.close()
+    assert x.std() > 100 * atol
+    np.testing.assert_allclose(found, x[:, 0], atol=atol)
+
+
 def test_aesthetic(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small CLIP with the true width of the embedding, and the true predictor."""
     name = "crdiff-test-wide-quickgelu"
@@ -231,18 +233,7 @@ def test_aesthetic(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     clip_weights.register(name, tmp_path / "configs", config)
     model = clip_weights.store_open_clip(tmp_path, name)
     monkeypatch.setattr(aesthetic, "BACKBONE", name)
-    state = predictor_weights(768, 2)
-    (tmp_path / "aesthetic").mkdir()
-    torch.save(state, tmp_path / "aesthetic" / "sac+logos+ava1-l14-linearMSE.pth")
-    images = pictures(18, 7, SHAPES)
-    other = clip_weights.as_transformers(model, config, "quick_gelu")
-    x = embeddings(other, images, 48).numpy()
-    for place in (0, 2, 4, 6, 7):
-        weight, bias = (state[f"layers.{place}.{kind}"] for kind in ("weight", "bias"))
-        x = x @ weight.double().numpy().T + bias.double().numpy()
-    found = scorer("aesthetic", tmp_path).score(images, [""] * 18)
-    assert x.std() > 0.01
-    np.testing.assert_allclose(found, x[:, 0], atol=1e-4)
+    check_aesthetic(tmp_path, model, config, pictures(18, 7, SHAPES))
     about = scorer("aesthetic", tmp_path).provenance()
     assert len(about["weights"]) == 2
     assert "LAION" in scorer("aesthetic", tmp_path).label
