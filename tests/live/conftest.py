@@ -117,6 +117,10 @@ class Draw:
 
     def __call__(self, label: str, args: Any = None, **more: Any) -> Drawn:
         drawn = self.client.draw(args, **more)
+        # NaN as uint8: such images are equal whatever was done, and no test could tell them apart.
+        assert all(image.any() for image in drawn.pixels), (
+            f"{label}: black, so not finite (a checkpoint of an older maker, kept?)"
+        )
         self._note(
             **{
                 label: {

@@ -1,8 +1,9 @@
 """Random checkpoints of the true SD1.5 (and SDXL) architecture, original names, fp16, for Forge.
 
 Forge tells a model by its names and shapes alone, so nothing smaller loads. Weights are normal
-with deviation 1/sqrt(fan_in), biases 0, norms 1; each tensor has a generator of its own, seeded by
-its name. The file is written tensor by tensor: little memory, twice 2.1 GB of disk (SDXL: 6.9 GB).
+with deviation 1/sqrt(fan_in), biases 0 (but for each text encoder's last norm), norms 1; each
+tensor has a generator of its own, seeded by its name. The file is written tensor by tensor: little
+memory, twice 2.1 GB of disk (SDXL: 6.9 GB).
 
     maker_forge.py WEBUI FOLDER [sdxl]        (WEBUI is not needed; every maker is called alike)
 """
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import torch
 
-# name -> (shape, kind); kinds: w(eight), b(ias: 0), n(orm: 1), ids, scale
+# name -> (shape, kind): w(eight), ids, scale, or one of CONSTANT: bias, offset (a bias too), norm
 SPEC: dict[str, tuple[tuple[int, ...], str]] = {}
+CONSTANT = {"b": 0.0, "o": 0.1, "n": 1.0}
 
 
 def add(key, shape, kind):
@@ -37,6 +39,16 @@ def layer(key, *shape, bias=True):
 def norm(key, n):
     add(key + ".weight", (n,), "n")
     add(key + ".bias", (n,), "b")
+
+
+def last_norm(key, n):
+    """A text encoder's last norm: what it gives must not have a mean of 0.
+
+    Emphasis divides by that mean (backend/text_processing/emphasis.py), also where no word has any.
+    After a norm without bias it is exactly 0 for some prompts ("a cat"), and the image NaN: black.
+    """
+    add(key + ".weight", (n,), "n")
+    add(key + ".bias", (n,), "o")
 
 
 def unet(p, mult, depth, mid_depth, ctx, linear_proj, adm=None, ch=320):
@@ -161,7 +173,7 @@ def clip_l(p, d=768, layers=12):
         norm(b + ".layer_norm2", d)
         layer(b + ".mlp.fc1", d * 4, d)
         layer(b + ".mlp.fc2", d, d * 4)
-    norm(p + "final_layer_norm", d)
+    last_norm(p + "final_layer_norm", d)
 
 
 def clip_g(p, d=1280, layers=32):
@@ -179,7 +191,7 @@ def clip_g(p, d=1280, layers=32):
         layer(b + ".attn.out_proj", d, d)
         layer(b + ".mlp.c_fc", d * 4, d)
         layer(b + ".mlp.c_proj", d, d * 4)
-    norm(p + "ln_final", d)
+    last_norm(p + "ln_final", d)
 
 
 def make(key, shape, kind, salt):
@@ -187,8 +199,8 @@ def make(key, shape, kind, salt):
         return torch.arange(shape[1], dtype=torch.int64)[None]
     if kind == "scale":
         return torch.tensor(math.log(100), dtype=torch.float16)
-    if kind in "bn":
-        return torch.full(shape, float(kind == "n"), dtype=torch.float16)
+    if kind in CONSTANT:
+        return torch.full(shape, CONSTANT[kind], dtype=torch.float16)
     g = torch.Generator().manual_seed(zlib.crc32(key.encode()) + salt)
     return torch.randn(shape, generator=g).mul_(math.prod(shape[1:]) ** -0.5).half()
 
