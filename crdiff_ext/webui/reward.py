@@ -148,7 +148,7 @@ def judge() -> Judge | None:
     choice, _ = choose()
     with _lock:
         if _current is not None and _current[0] != choice:
-            _current[1].stop()
+            _current[1].close()
             _current = None
         if choice is not None and _current is None:
             _current = (choice, Judge(choice.name, choice.command, choice.seconds, FOLDER))
@@ -169,7 +169,7 @@ def stop() -> None:
     with _lock:
         kept, _current = _current, None
     if kept is not None:
-        kept[1].stop()
+        kept[1].close()
 
 
 def register() -> None:
