@@ -21,10 +21,13 @@ from PIL import Image
 from crdiff_ext import __version__
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.webui.judge import Judge
+from crdiff_ext.webui.reward_files import CLIP_FILES, IMAGE_REWARD_FILES
 from harness.embedded.reward import EmbeddedReward
-from harness.embedded.scenes import render, sample_scene
+from harness.embedded.scenes import render, sample_spec
 from harness.judging import open_reward, scores
 from harness.scorers import ImageScorer, get_scorers
+from harness.scorers.clip import clip_weights as clip_weights_of
+from harness.scorers.image_reward import CHECKPOINT, MED_CONFIG, VOCABULARY
 from tests.scorers import clip_weights, reward_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +37,7 @@ CAPTION = "a red circle"
 
 def scenes(n: int = 5) -> list[Image.Image]:
     rng = random.Random(4)
-    return [render(sample_scene(rng), 48 + 16 * (i % 2), 64, rng) for i in range(n)]
+    return [render(sample_spec(rng), 48 + 16 * (i % 2), 64, rng) for i in range(n)]
 
 
 @contextmanager
@@ -69,6 +72,7 @@ def direct(name: str, weights: Path, images: list[Image.Image]) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_image_reward_in_a_process_is_itself(tmp_path: Path) -> None:
     weights, images = reward_weights.write(tmp_path, reward_weights.SMALL), scenes(3)
     with judge("--reward", "image-reward", "--weights", str(weights)) as child:
@@ -84,6 +88,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_clip_in_a_process_is_itself(tmp_path: Path) -> None:
     name, images = "crdiff-test-judge", scenes(3)
     clip_weights.register(name, tmp_path / "configs")
@@ -137,24 +142,31 @@ def test_the_protocol_and_questions_that_are_none() -> None:
     [
         (("--reward", "image-reward", "--weights", "nowhere"), "needs ImageReward.pt"),
         (("--reward", "clip"), "give their folder"),
-        (("--reward", "clip", "--weights", "x", "--model", "ViT-Z"), "no backbone of open_clip"),
         (("--reward", "embedded", "--model", "ViT-B-32"), "--model is for the reward clip"),
         (("--reward", "embedded", "--weights", "nowhere"), "nowhere"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_sentence(words: tuple[str, ...], sentence: str) -> None:
-    with pytest.raises(CRDiffError, match="^test can't judge: ") as caught, judge(*words) as child:
+    with pytest.raises(CRDiffError, match=r"^test can't judge: ") as caught, judge(*words) as child:
         child.scores(CAPTION, scenes(1))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_told_before_it_is_ready(tmp_path: Path) -> None:
     weights = reward_weights.write(tmp_path, reward_weights.SMALL)
     (weights / "image-reward" / "ImageReward.pt").write_bytes(b"half a download")
     words = ("--reward", "image-reward", "--weights", str(weights))
-    with judge(*words) as child, pytest.raises(CRDiffError, match="^test can't judge: "):
+    with judge(*words) as child, pytest.raises(CRDiffError, match=r"^test can't judge: "):
         child.scores(CAPTION, scenes(1))
+
+
+def test_the_host_looks_for_the_files_that_the_scorers_load() -> None:
+    needed = (CHECKPOINT, MED_CONFIG, VOCABULARY)
+    assert tuple(f"{one.folder}/{one.names[0]}" for one in needed) == IMAGE_REWARD_FILES
+    assert clip_weights_of("x").names == CLIP_FILES
+    assert clip_weights_of("x").folder == "clip/x"
 
 
 class Odd:
