@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,7 +74,9 @@ class Child:
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=True,  # Ctrl+C in the host's terminal is the host's
+                # Ctrl+C in the host's terminal is the host's; on Windows, no window of its own
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
             raise CRDiffError(
@@ -201,7 +203,7 @@ class Child:
             logger.debug("%s reads no more", self.name)  # its end is told to who waits for it
 
 
-def _lines(stream: IO[str] | None) -> list[str] | Any:
+def _lines(stream: IO[str] | None) -> Iterator[str]:
     """Lines as they come, cut where they are endless; ends with the pipe, and closes it."""
     assert stream is not None
     with stream:
