@@ -1,4 +1,4 @@
-"""What other commands left in the folder: searches, fidelity of the cheap modes, paper tables."""
+"""What other commands left in the folder: scores, searches, cheap modes' fidelity, paper tables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.report.charts import Line, Place, Point, lines_svg, pareto_svg
+from harness.report.scored import scores_html
 from harness.report.source import Extra, Source
 from harness.report.text import MISSING, interval, number, signed
 
@@ -15,6 +16,7 @@ def extras_html(source: Source) -> str:
     """All sections; a file of a layout that is not known here is named, not guessed at."""
     made = ""
     for name, title, write in (
+        ("scores.json", "Scores of crdiff score", scores_html),
         ("search.json", "Search of the ratios", _searches),
         ("fidelity.json", "Fidelity of the cheaper amplifications", _fidelities),
         ("tables.json", "The paper's tables", _tables),
