@@ -258,7 +258,7 @@ def test_the_embedded_distance_renders_its_own_reference(
             frechet.distance(own), rel=1e-6
         )
     expected = frechet.difference(features["24x16/crdiff"], features["24x16/dense"])
-    assert found["crdiff"]["vs_dense"] == pytest.approx(expected.as_dict(), rel=1e-6)
+    assert found["crdiff"]["vs_dense"] == pytest.approx(expected.as_dict(), rel=1e-4)
     assert "embedded Fréchet distance" in capsys.readouterr().out
 
 
