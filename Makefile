@@ -3,8 +3,9 @@
 # explains it. Another interpreter: make PYTHON=/path/to/python3.12 ... (PYTHON_COMPAT for test-compat).
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-compat env-gradio3 env-gradio4 env-imagereward demo test test-fast pytest \
-	test-compat test-webui parity-image-reward parity-true-sizes lint format format-check typecheck clean distclean
+.PHONY: help env env-compat env-gradio3 env-gradio4 env-imagereward demo tables test test-fast pytest \
+	test-compat test-webui parity-image-reward parity-true-sizes lint format format-check typecheck \
+	clean distclean
 
 BIN := .venv/bin
 SOURCES := crdiff_ext harness scripts tests tools install.py preload.py
@@ -35,6 +36,9 @@ env-imagereward: env ## the image-reward package's environment, for the metric i
 
 demo: env ## show CR-Diff on the embedded model: table, report.html, results.json (ARGS="..." for flags)
 	@$(BIN)/crdiff demo $(ARGS)
+
+tables: env ## the paper's tables and figures, on the embedded model unless ARGS="..." names others
+	@$(BIN)/crdiff tables --all $(ARGS)
 
 test: ## everything that has to pass: lint, format, types, all tests
 	@$(MAKE) --no-print-directory lint format-check typecheck

@@ -58,9 +58,10 @@ class RunConfig:
     counts, and after it the authors' code's value (the paper states neither).
     ``ratios`` is "auto" (act on unseen sizes with a stored entry), "stored" (act at every size,
     also the native one) or three ratios as text (act at every size with these). ``k`` None is the
-    stored entry's own, or 1.5 where the ratios are not stored ones. ``config`` and
-    ``prediction`` help to load a single file, see ``pipelines.load_pipeline``. With
-    ``more_seeds`` every prompt is drawn once more for each of them, see :func:`image_seed`.
+    stored entry's own, or 1.5 where the ratios are not stored ones. ``calibration`` is a file of
+    prompts for the calibrated criteria. ``config`` and ``prediction`` help to load a single file,
+    see ``pipelines.load_pipeline``. With ``more_seeds`` every prompt is drawn once more for each of
+    them, see :func:`image_seed`.
     """
 
     model: str
@@ -81,6 +82,7 @@ class RunConfig:
     config: Path | None = None
     prediction: str | None = None
     more_seeds: tuple[int, ...] = ()
+    calibration: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.sizes:

@@ -15,7 +15,7 @@ import numpy as np
 from crdiff_ext.errors import CRDiffError
 from harness.config import RunConfig, Size
 from harness.embedded.check import check
-from harness.embedded.reward import FEATURES, EmbeddedReward, reference_images
+from harness.embedded.reward import FEATURES, REFERENCE_IMAGES, EmbeddedReward, reference_images
 from harness.embedded.scenes import SceneSpec, caption, prompt_set
 from harness.embedded.weights import embedded_model_dir
 from harness.experiment import Experiment
@@ -31,7 +31,6 @@ METHODS = ("dense", "pruned", "crdiff", "native-resize")
 K = 1.5
 BATCH = 16
 FALLBACK_SIZES = ("128x128", "96x128", "64x64", "192x192")
-REFERENCE_IMAGES = 512
 FEWEST_CAPTIONS = 8
 
 METRICS = (

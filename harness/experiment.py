@@ -17,6 +17,7 @@ from crdiff_ext.families import Family
 from crdiff_ext.presets import Preset
 from harness.choice import choose
 from harness.config import AUTHORS_GUIDANCE, AUTHORS_STEPS, NOT_IN_PAPER, RunConfig, Size
+from harness.criteria.settings import read_calibration
 from harness.execute import Tally, execute
 from harness.methods import Situation, get_methods
 from harness.plan import Cell, Plan, Sampling
@@ -151,12 +152,13 @@ def make_cells(
 ) -> list[Cell]:
     """Every method at every size. Raises CRDiffError for a size that the model cannot draw."""
     methods = get_methods(config.methods)
+    calibration = read_calibration(config.calibration) if config.calibration else None
     cells = []
     for size in dict.fromkeys(config.sizes):
         size.check_step(step, family.label)
         decision, forced = decide_for(config, family, size, presets)
         for method in methods:
-            drawing = method.choose(Situation(size, family, decision))
+            drawing = method.choose(Situation(size, family, decision, calibration))
             acts = drawing.kind == "amplified"
             cells.append(
                 Cell(size, method, decision, drawing, acts and (forced or not decision.act))
@@ -195,7 +197,22 @@ def open_experiment(
     sampling, origins = resolve_sampling(config, loaded, digest, dtype, device)
     origins["k"] = K_ORIGIN if config.k is None else "given"
     plan = Plan(cells, prompts.prompts, sampling)
-    return Experiment(config, loaded, sampling, origins, prompts, plan, store)
+    experiment = Experiment(config, loaded, sampling, origins, prompts, plan, store)
+    experiment.notes += _calibrated_on_scored(experiment)
+    return experiment
+
+
+def _calibrated_on_scored(experiment: Experiment) -> list[str]:
+    """A sentence if criteria are calibrated on prompts whose images are to be compared."""
+    criteria = [cell.drawing.criterion for cell in experiment.cells]
+    used = {text for criterion in criteria if criterion for text in criterion.prompts}
+    both = used & {prompt.text for prompt in experiment.prompts.prompts}
+    if not both:
+        return []
+    return [
+        f"{len(both)} of the {len(used)} calibration prompts are among the prompts that are drawn: "
+        "the calibrated criteria have seen them"
+    ]
 
 
 def _no_bars() -> None:

@@ -101,6 +101,7 @@ KEYS: dict[str, Key] = {
     "config": Key(_path, "diffusers folder to read a single file with"),
     "prediction": Key(_text, "epsilon or v_prediction"),
     "limit": Key(_whole, "only the first prompts"),
+    "calibration": Key(_path, "prompts to calibrate criteria with"),
     "reference": Key(_path, "folder of real images, or an .npz of mu and sigma"),
 }
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crdiff_ext.amplify import FOLDED, reuse_interval
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.presets import Preset
 from harness.config import RunConfig
+from harness.criteria.cost import calibration_passes, calibrations
 from harness.environment import all_cores
 from harness.execute import Tally, missing_batches
 from harness.experiment import Experiment, open_experiment
 from harness.locate import read_json
-from harness.methods import Drawing
-from harness.probe import estimate, estimate_line
+from harness.plan import Batch
+from harness.probe import estimate, estimate_line, passes
 from harness.prompts import PromptSet
 from harness.report.page import write_run_report
 from harness.report.text import cell_table, decision_lines
@@ -93,13 +92,29 @@ def dry_run_line(experiment: Experiment) -> str:
     draw = sum(len(batch.items) for batch in todo if not batch.sources)
     scale = sum(len(batch.items) for batch in todo if batch.sources)
     steps = experiment.sampling.steps
-    passes = sum(
-        _passes(batch.drawing, steps) * len(batch.items) for batch in todo if not batch.sources
+    made = sum(
+        passes(batch.drawing, steps) * len(batch.items) for batch in todo if not batch.sources
     )
     return (
-        f"Dry run: {draw} images to draw ({passes} UNet passes at {steps} steps), "
-        f"{scale} to scale from them; nothing was drawn."
+        f"Dry run: {draw} images to draw ({made} UNet passes at {steps} steps), "
+        f"{scale} to scale from them{_calibration_words(experiment, todo)}; nothing was drawn."
     )
+
+
+def _calibration_words(experiment: Experiment, todo: Sequence[Batch]) -> str:
+    """Such as ``, 2 calibrations of criteria (about 640 passes more)``."""
+    sampling = experiment.sampling
+    found = calibrations(todo)
+    if not found:
+        return ""
+    guided = sampling.guidance > 1
+    more = sum(
+        calibration_passes(drawing.criterion, sampling.steps, guided)
+        for _, drawing in found
+        if drawing.criterion
+    )
+    one = "1 calibration" if len(found) == 1 else f"{len(found)} calibrations"
+    return f", {one} of criteria (about {more:.0f} passes more)"
 
 
 def probe_line(experiment: Experiment) -> str:
@@ -113,13 +128,6 @@ def probe_line(experiment: Experiment) -> str:
     with all_cores():
         estimated = estimate(todo, experiment.sampling, lambda some: Painter(pipe, some))
     return estimate_line(estimated, experiment.sampling.device)
-
-
-def _passes(drawing: Drawing, steps: int) -> int:
-    """UNet passes an image; a step has one when dense, folded or at k = 1, otherwise up to two."""
-    if drawing.kind != "amplified" or drawing.k == 1 or drawing.amplification == FOLDED:
-        return steps
-    return steps + math.ceil(steps / reuse_interval(drawing.amplification))
 
 
 def tally_line(tally: Tally) -> str:

@@ -20,6 +20,7 @@ from harness.criteria.settings import (
     CALIBRATION_PROMPTS,
     CRITERIA,
     LABELS,
+    Calibration,
     Criterion,
     criterion_for,
 )
@@ -78,6 +79,8 @@ class Situation:
     size: Size
     family: Family
     decision: Decision
+    calibration: Calibration | None = None
+    """Prompts for the calibrated criteria; None: those that come with the harness."""
 
 
 Choice = Callable[[Situation], Drawing]
@@ -187,7 +190,8 @@ def _by(name: str, k: float | None, prompts: int | None = None, seed: int = 0) -
 
     def choose(situation: Situation) -> Drawing:
         count = CALIBRATION_PROMPTS if prompts is None else prompts
-        return amplified(situation, k, criterion_for(name, situation.family, count, seed))
+        criterion = criterion_for(name, situation.family, count, seed, situation.calibration)
+        return amplified(situation, k, criterion)
 
     return choose
 

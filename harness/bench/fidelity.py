@@ -27,8 +27,8 @@ from harness.bench.variants import (
     native_resize,
 )
 from harness.config import Size
-from harness.demo import REFERENCE_IMAGES, demo_config, demo_prompts
-from harness.embedded.reward import EmbeddedReward, reference_images
+from harness.demo import demo_config, demo_prompts
+from harness.embedded.reward import REFERENCE_IMAGES, EmbeddedReward, reference_images
 from harness.environment import describe
 from harness.execute import execute
 from harness.experiment import Experiment, open_experiment

@@ -2,7 +2,7 @@
 
 Pairs of images (dense beside each method) with captions, scores, filters and a movable divider,
 tables, cost against quality, and, where the folder has them, sparsity curves, criteria compared,
-search.json, fidelity.json and tables.json. The page opens offline and asks for nothing.
+scores.json, search.json, fidelity.json and tables.json. The page opens offline, asks for nothing.
 """
 
 from __future__ import annotations

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: stored ratios, at unseen sizes only (default); stored: at every size; "
         "or three ratios for down/mid/up, such as 0.3/0.2/0.25",
     )
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="prompts to calibrate wanda, taylor and obs-diff with (default: 16 that come with it)",
+    )
     add("--presets", type=Path, metavar="FILE", help="your stored ratios (see crdiff presets)")
     add("--k", type=float, help="amplification, 0 to 3 (default: the stored ratios' own, else 1.5)")
     add(

@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="paper-256", help="paper-256 (default) or native")
     add("--clip", default="clip-score", metavar="NAME", help="clip-score[:BACKBONE]")
     add("--search", action="append", metavar="DIR", help="folders of crdiff search, for fig7b")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="prompts to calibrate wanda, taylor and obs-diff with (default: 16 that come with it)",
+    )
     add("--presets", type=Path, metavar="FILE", help="your stored ratios")
     add("--seed", action="append", metavar="N", dest="seeds", help="as of crdiff run")
     add("--steps", type=int, help="sampling steps")

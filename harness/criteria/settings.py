@@ -48,18 +48,41 @@ class Criterion:
         return told
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration prompts of the user's own; ``source``: the file and its SHA-256, for people."""
+
+    prompts: tuple[str, ...]
+    source: str
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The prompts of a file of any kind that ``crdiff run --prompts`` takes. Raises CRDiffError."""
+    from harness.prompts import read_prompts
+
+    found = read_prompts(path)
+    texts = tuple(prompt.text for prompt in found.prompts)
+    return Calibration(texts, f"{path.name}, SHA-256 {found.sha256}")
+
+
 def criterion_for(
-    name: str, family: Family, prompts: int = CALIBRATION_PROMPTS, seed: int = 0
+    name: str,
+    family: Family,
+    prompts: int = CALIBRATION_PROMPTS,
+    seed: int = 0,
+    given: Calibration | None = None,
 ) -> Criterion:
     """The criterion, with calibration prompts for a model family. Raises CRDiffError.
 
     For the embedded model they are captions of its grammar that are kept for searches: the model
     was not trained on them, and neither demo nor evaluation draws them. For all others they are the
-    first of ``captions.txt``, written for this purpose.
+    first of ``captions.txt``, written for this purpose. ``given``: the first of these instead.
     """
     if name == "random":
         return Criterion(name, seed)
-    if family.name == "embedded":
+    if given is not None:
+        texts, source = list(given.prompts[:prompts]), given.source
+    elif family.name == "embedded":
         texts, source = _embedded_captions(prompts), "embedded grammar, captions kept for searches"
     else:
         lines = CAPTIONS.read_text(encoding="utf-8").splitlines()

@@ -163,6 +163,10 @@ class EmbeddedReward:
         return self.net.features(self._grids(images)).double().numpy()
 
 
+REFERENCE_IMAGES = 512
+"""Real renders that generated images are compared with."""
+
+
 def reference_images(
     specs: Sequence[SceneSpec], height: int, width: int, n: int = 1024, seed: int = 0
 ) -> list[Image.Image]:

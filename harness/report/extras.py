@@ -1,4 +1,4 @@
-"""What other commands left in the folder: searches, fidelity of the cheap modes, paper tables."""
+"""What other commands left in the folder: scores, searches, cheap modes' fidelity, paper tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from crdiff_ext.settings import GROUPS
 from harness.report.charts import Line, Place, Point, lines_svg, pareto_svg
+from harness.report.scored import scores_html
 from harness.report.source import Extra, Source
 from harness.report.text import MISSING, interval, number, signed
 
@@ -15,6 +17,7 @@ def extras_html(source: Source) -> str:
     """All sections; a file of a layout that is not known here is named, not guessed at."""
     made = ""
     for name, title, write in (
+        ("scores.json", "Scores of crdiff score", scores_html),
         ("search.json", "Search of the ratios", _searches),
         ("fidelity.json", "Fidelity of the cheaper amplifications", _fidelities),
         ("tables.json", "The paper's tables", _tables),
@@ -93,6 +96,9 @@ def _held_out(extra: Extra) -> str:
     place = f"{config['height']}x{config['width']}"
     place += "" if extra.place == "." else f" ({extra.place})"
     if not held:
+        best = (extra.data.get("best") or {}).get("state")
+        if best and not any(best[group] for group in GROUPS):
+            return f"{place}: dense was not beaten, so there is nothing to confirm"
         return f"{place}: not confirmed yet"
     return (
         f"{place}: {interval(held['difference'])} to dense, 95 % interval, "
@@ -179,12 +185,25 @@ def _paper_table(table: Mapping[str, Any]) -> str:
         labels = "".join(f"<th>{html.escape(str(words))}</th>" for words in row["labels"])
         entries = "".join(f"<td>{_paper_entry(entry)}</td>" for entry in row["entries"])
         body += f"<tr>{labels}{entries}</tr>"
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.get("notes", ()))
+    told = [*table.get("notes", ()), *_reasons(table)]
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in told)
     return (
         f'<h3>{html.escape(title)}</h3><div class="scroll"><table class="numbers"><thead><tr>'
         f"{heads}</tr></thead><tbody>{body}</tbody></table></div>"
         f'<ul class="small faint">{notes}</ul>'
     )
+
+
+def _reasons(table: Mapping[str, Any]) -> list[str]:
+    """Each reason why something was not measured, once, in full: cells have its first words."""
+    values = [
+        value
+        for row in table["rows"]
+        for entry in row["entries"]
+        if entry is not None
+        for value in (entry["ours"], *entry.get("more", ()))
+    ]
+    return list(dict.fromkeys(str(value["reason"]) for value in values if value.get("reason")))
 
 
 def _paper_entry(entry: Mapping[str, Any] | None) -> str:
@@ -206,7 +225,7 @@ def _paper_entry(entry: Mapping[str, Any] | None) -> str:
 
 def _paper_value(value: Mapping[str, Any]) -> str:
     if value.get("reason"):
-        return str(value["reason"])
+        return str(value["reason"]).partition(":")[0]
     if value["value"] is None:
         return MISSING
     text = _plain(value["value"])

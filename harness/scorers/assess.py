@@ -27,7 +27,6 @@ from harness.store import write_atomically
 SCHEMA = "crdiff-scores"
 SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("scores.schema.json")
-NO_REFERENCE = "needs reference images: give --reference a folder, or an .npz with mu and sigma"
 
 Entry = dict[str, Any]
 Progress = Callable[[str, int], Advance]
@@ -42,6 +41,8 @@ class Assessment:
     not_run: dict[str, str] = field(default_factory=dict)
     """Scorer -> the sentence that says what it needs."""
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    own_references: dict[str, str] = field(default_factory=dict)
+    """Scorer -> the reference that it made itself, in words."""
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     """Cell id -> scorer -> value, n, vs_dense and, of per-image scorers, the shares of prompts."""
     per_image: dict[str, dict[str, Array]] = field(default_factory=dict)
@@ -62,8 +63,9 @@ def assess(
     found = Assessment(list(scorers))
     for cell in cells:
         found.entries[cell.id], found.per_image[cell.id] = {}, {}
+    captions = [picture.caption for cell in cells for picture in cell.pictures]
     for scorer in scorers:
-        sentence = why_not(scorer, reference)
+        sentence = why_not(scorer, reference, captions)
         if sentence is not None:
             found.not_run[scorer.name] = sentence
             continue
@@ -72,20 +74,24 @@ def assess(
             if isinstance(scorer, ImageScorer):
                 _score_images(scorer, cells, cache, found, progress)
             elif isinstance(scorer, SetScorer):
-                assert reference is not None
                 _score_sets(scorer, cells, cache, reference, found, progress)
         finally:
             scorer.close()
     return found
 
 
-def why_not(scorer: Scorer, reference: ReferenceSource | None) -> str | None:
+def why_not(
+    scorer: Scorer, reference: ReferenceSource | None, captions: Sequence[str] = ()
+) -> str | None:
     """The sentence that says why a scorer can't be used here, or None."""
     if sentence := scorer.missing():
         return sentence
     if not isinstance(scorer, SetScorer):
         return None
-    return scorer.unsuited(reference) if reference else f"{scorer.name} {NO_REFERENCE}"
+    if reference is not None:
+        return scorer.unsuited(reference)
+    lacking = scorer.without_reference(captions)
+    return f"{scorer.name} {lacking}" if lacking else None
 
 
 def _score_images(
@@ -146,17 +152,18 @@ def _score_sets(
     scorer: SetScorer,
     cells: Sequence[RunCell],
     cache: ScoreCache,
-    source: ReferenceSource,
+    source: ReferenceSource | None,
     found: Assessment,
     progress: Progress,
 ) -> None:
-    total = sum(len(cell.pictures) for cell in cells) + len(source.files)
+    total = sum(len(cell.pictures) for cell in cells) + (len(source.files) if source else 0)
     advance = progress(scorer.name, total)
-    reference = reference_for(scorer, source, cache, advance)
+    references = _references(scorer, cells, cache, source, found, advance)
     features = {cell.id: cache.features(scorer, cell.pictures, advance) for cell in cells}
     for cell in cells:
         own, dense = features[cell.id], features.get(cell.dense_id)
         compared = dense is not None and cell.id != cell.dense_id
+        reference = references[cell.size]
         found.entries[cell.id][scorer.name] = {
             "value": scorer.distance(own, reference) if len(own) > 1 else None,
             "n": len(own),
@@ -164,6 +171,29 @@ def _score_sets(
             "improved": None,
             "best_share": None,
         }
+
+
+def _references(
+    scorer: SetScorer,
+    cells: Sequence[RunCell],
+    cache: ScoreCache,
+    source: ReferenceSource | None,
+    found: Assessment,
+    advance: Advance,
+) -> dict[str, Reference]:
+    """By size: the one that was given, or what the scorer makes for the captions of that size."""
+    if source is not None:
+        given = reference_for(scorer, source, cache, advance)
+        return {cell.size: given for cell in cells}
+    made: dict[str, Reference] = {}
+    for cell in cells:
+        if cell.size not in made:
+            captions = [picture.caption for picture in cell.pictures]
+            size = cell.entry["height"], cell.entry["width"]
+            made[cell.size], found.own_references[scorer.name] = scorer.own_reference(
+                captions, *size
+            )
+    return made
 
 
 def _difference(
@@ -232,6 +262,7 @@ def _metric(scorer: Scorer, found: Assessment) -> dict[str, Any]:
         "status": "not run" if sentence else "done",
         "sentence": sentence,
         "provenance": found.provenance.get(scorer.name),
+        "own_reference": found.own_references.get(scorer.name),
     }
 
 

@@ -32,6 +32,7 @@ PROTOCOLS = {
 }
 PAPER_SIDE = 256
 DEFAULT_PROTOCOL = "paper-256"
+NO_REFERENCE = "needs reference images: give --reference a folder, or an .npz with mu and sigma"
 BATCH = 16
 """Images that go through a network together."""
 
@@ -205,6 +206,19 @@ class SetScorer(Scorer):
         """Which features these are: scorers with the same one share cached features."""
         about = {key: value for key, value in self.provenance().items() if key != "scorer"}
         return hashlib.sha256(canonical_json(about).encode()).hexdigest()
+
+    def without_reference(self, captions: Sequence[str]) -> str | None:
+        """Why it needs --reference for images of these captions; None: it makes one of its own."""
+        return NO_REFERENCE
+
+    def own_reference(
+        self, captions: Sequence[str], height: int, width: int
+    ) -> tuple[Reference, str]:
+        """A reference for images of these captions and this size, and what it is in words.
+
+        Raises CRDiffError with the sentence of ``without_reference``.
+        """
+        raise CRDiffError(f"{self.name} {self.without_reference(captions)}")
 
     def unsuited(self, source: ReferenceSource) -> str | None:
         """One sentence when this reference can't be used (it has no images), else None."""

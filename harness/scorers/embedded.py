@@ -12,7 +12,14 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from harness.embedded.reward import FEATURES, EmbeddedReward
+from crdiff_ext.errors import CRDiffError
+from harness.embedded.check import parse_caption
+from harness.embedded.reward import (
+    FEATURES,
+    REFERENCE_IMAGES,
+    EmbeddedReward,
+    reference_images,
+)
 from harness.embedded.weights import embedded_model_dir
 from harness.frechet import Frechet
 from harness.scorers.base import ImageScorer, Scorer, SetScorer, file_sha256, prepare
@@ -73,6 +80,29 @@ class EmbeddedFrechet(_Embedded, SetScorer):
     def features(self, images: Sequence[Image.Image]) -> Array:
         """Features float64 [n, 32]."""
         return self._reward.features(self._ready(images))
+
+    def without_reference(self, captions: Sequence[str]) -> str | None:
+        """None for captions of the embedded model's grammar: their scenes can be rendered."""
+        try:
+            for text in dict.fromkeys(captions):
+                parse_caption(text)
+        except ValueError:
+            return (
+                "needs captions of the embedded model's grammar, or reference images: give "
+                "--reference a folder"
+            )
+        return None
+
+    def own_reference(
+        self, captions: Sequence[str], height: int, width: int
+    ) -> tuple[Reference, str]:
+        """Features of real renders of the captions' scenes at this size, as in the demo."""
+        if lacking := self.without_reference(captions):
+            raise CRDiffError(f"{self.name} {lacking}")
+        specs = [parse_caption(text) for text in captions]
+        real = reference_images(specs, height, width, REFERENCE_IMAGES)
+        what = f"{REFERENCE_IMAGES} real renders of the run's captions at each image's size"
+        return Reference.of_features(self.features(real)), what
 
     def distance(self, features: Array, reference: Reference) -> float:
         """Frechet distance."""

@@ -68,8 +68,10 @@ def _table(
     heads: tuple[str, ...],
     columns: list[str],
     rows: list[Row],
+    published: bool = True,
 ) -> Table:
-    notes = tuple(paper["notes"]) if panel.paper else ()
+    """``published``: whether it has the paper's rows, which the paper's notes are about."""
+    notes = tuple(paper["notes"]) if panel.paper and published else ()
     return Table(key, paper["title"], heads, tuple(columns), tuple(rows), notes, panel.block)
 
 
@@ -147,7 +149,7 @@ def _coefficient(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
             ]
             rows.append(Row((head.title,), tuple(line)))
         columns = [f"{model} {size}, k = {k:g}" for k in paper["k"]]
-        tables.append(_table(key, paper, panel, ("Metric",), columns, rows))
+        tables.append(_table(key, paper, panel, ("Metric",), columns, rows, published))
     return tables
 
 
@@ -194,7 +196,7 @@ def _sparsity(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
             rows.append(Row((model, str(size), f"{ratio:.0%}"), tuple(entries)))
         columns = [head.title for head in panel.heads]
         heads = ("Model", "Resolution", "Sparsity")
-        tables.append(_table(key, paper, panel, heads, columns, rows))
+        tables.append(_table(key, paper, panel, heads, columns, rows, published))
     return tables
 
 
@@ -222,7 +224,7 @@ def _criteria(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
             rows.append(Row((model, str(size), _criterion_label(name)), tuple(entries)))
         columns = [*(head.title for head in panel.heads), "s per pruning pass"]
         heads = ("Model", "Resolution", "Criterion")
-        tables.append(_table(key, paper, panel, heads, columns, rows))
+        tables.append(_table(key, paper, panel, heads, columns, rows, published))
     return tables
 
 

@@ -11,6 +11,7 @@ from crdiff_ext.errors import CRDiffError
 from crdiff_ext.presets import Preset
 from crdiff_ext.settings import Ratios
 from harness.config import RunConfig
+from harness.criteria.settings import Calibration, read_calibration
 from harness.experiment import DEFAULT_STEP, decide_for
 from harness.methods import Method, Situation, get_methods
 from harness.plan import Cell
@@ -33,16 +34,21 @@ def make_cells(
     """
     cells: Cells = {}
     absent: Absent = {}
+    calibration = read_calibration(config.calibration) if config.calibration else None
     for where in dict.fromkeys(wanted):
         try:
-            cells[where] = _cell(where, config, loaded, presets)
+            cells[where] = _cell(where, config, loaded, presets, calibration)
         except CRDiffError as error:
             absent[where] = f"not available: {error}"
     return cells, absent
 
 
 def _cell(
-    where: Where, config: RunConfig, loaded: LoadedPipeline, presets: Sequence[Preset]
+    where: Where,
+    config: RunConfig,
+    loaded: LoadedPipeline,
+    presets: Sequence[Preset],
+    calibration: Calibration | None = None,
 ) -> Cell:
     variant, family = where.variant, loaded.family
     method = get_methods((variant.method,))[0]
@@ -50,21 +56,16 @@ def _cell(
     if variant.method == "dense":
         # Dense needs no ratios; "auto" gives a decision without demanding any.
         decision, _ = decide_for(replace(config, ratios="auto"), family, where.size, presets)
-        return Cell(
-            where.size, method, decision, method.choose(_situation(where, loaded, decision))
-        )
+        situation = Situation(where.size, family, decision)
+        return Cell(where.size, method, decision, method.choose(situation))
     ratios = variant.ratios
     if ratios == SAME_SHARE:
         ratios = _same_share(where, config, loaded, presets)
     settings = replace(config, ratios=ratios, k=variant.k)
     decision, forced = decide_for(settings, family, where.size, presets)
-    drawing = method.choose(_situation(where, loaded, decision))
+    drawing = method.choose(Situation(where.size, family, decision, calibration))
     named = _named(method, variant, ratios)
     return Cell(where.size, named, decision, drawing, forced and drawing.kind == "amplified")
-
-
-def _situation(where: Where, loaded: LoadedPipeline, decision: object) -> Situation:
-    return Situation(where.size, loaded.family, decision)  # type: ignore[arg-type]
 
 
 def _named(method: Method, variant: Variant, ratios: str) -> Method:

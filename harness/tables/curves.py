@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FILE = "search.json"
 SHARES = (0.25, 0.5, 0.75, 1.0)
-STATES, CAPTIONS, HELD_OUT = 8, 8, 2
+STATES, CAPTIONS, HELD_OUT = 8, 4, 2
 """Of the searches that are made for the embedded model when none is given: they show the layout,
 and that it works; a curve worth reading needs the search's own defaults."""
 NONE_GIVEN = (

@@ -128,6 +128,7 @@ def _job(
         "dtype": args.dtype,
         "device": args.device,
         "batch": args.batch,
+        "calibration": args.calibration,
         "seed": seeds[0],
         "more_seeds": seeds[1:],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -55,6 +56,50 @@ def test_a_run_of_criteria(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Wanda + POA (n = 1)" in page
     assert "compared within each output row" in page
+
+
+def test_calibration_prompts_from_a_file(
+    tiny_model: Path, prompts_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the flag and by the key; they are another drawing, with their hash in the results."""
+    own = tmp_path / "own.txt"
+    own.write_text("a red house\na blue house\na house\n")
+    scored = prompts_file.read_text().splitlines()[0]
+    experiment = tmp_path / "exp.yaml"
+    out = tmp_path / "out"
+    experiment.write_text(
+        f"model: {tiny_model}\nsizes: 64x64\nprompts: {prompts_file}\nout: {out}\nsteps: 1\n"
+        f"ratios: 0.3/0.2/0.4\nmethods: wanda-n2\ncalibration: {own}\n"
+    )
+
+    def cell(*more: str) -> dict:
+        assert main(["run", str(experiment), *more]) == 0
+        results = json.loads((out / "results.json").read_text())
+        jsonschema.validate(results, json.loads(SCHEMA_FILE.read_text()))
+        seen = [note for note in results["notes"] if "calibrated criteria have seen" in note]
+        return {**results["cells"][0], "seen": seen}
+
+    first = cell()
+    criterion = first["drawing"]["criterion"]
+    texts = hashlib.sha256(b"a red house\na blue house").hexdigest()
+    assert (criterion["prompts"], criterion["prompts_sha256"]) == (2, texts)
+    assert criterion["source"] == (
+        f"own.txt, SHA-256 {hashlib.sha256(own.read_bytes()).hexdigest()}"
+    )
+    assert first["seen"] == []
+    other = tmp_path / "other.txt"
+    other.write_text(f"{scored}\na tree\n")
+    second = cell("--calibration", str(other))
+    assert second["drawing"]["criterion"]["prompts_sha256"] != texts
+    assert second["images_sha256"] != first["images_sha256"]
+    assert second["seen"] == [
+        "1 of the 2 calibration prompts are among the prompts that are drawn: the calibrated "
+        "criteria have seen them"
+    ]
+    assert main(["run", str(experiment), "--method", "wanda-n9"]) == 2
+    assert "Wanda on 9 calibration prompts: there are 3" in capsys.readouterr().err
+    assert main(["run", str(experiment), "--calibration", str(tmp_path / "none.txt")]) == 2
+    assert "none.txt does not exist" in capsys.readouterr().err
 
 
 def test_times_that_cannot_be_read_are_not_known(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from harness.cli import main
 from harness.config import Size
 from harness.pipelines import load_pipeline
 from harness.stats import by_prompt, complete, paired_interval
+from harness.tables import curves
 from harness.tables.catalogue import BUILDERS, build, read_paper
 from harness.tables.cells import share
 from harness.tables.curves import read_curve
@@ -214,6 +215,14 @@ def test_no_stand_in_under_a_real_metrics_name(key: str) -> None:
         assert not [name for name in metrics if "embedded" in name or "caption" in name]
 
 
+@pytest.mark.parametrize("key", ["1", "5", "fig2a", "fig8"])
+def test_the_papers_notes_stand_below_its_own_rows_only(key: str) -> None:
+    """They speak of the paper's numbers, which a table of the embedded model alone has not."""
+    for table in build(key, MAIN):
+        values = [e.paper for row in table.rows for e in row.entries if e]
+        assert bool(table.notes) == any(value is not None for value in values)
+
+
 def test_figure_2a_prunes_alone_and_7as_uniform_is_amplified() -> None:
     figure = build("fig2a", MAIN)[0]
     cells = [
@@ -405,3 +414,34 @@ def test_search_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert len((tmp_path / "fig7b.csv").read_text().splitlines()) == 6
     (folder / "search.json").write_text("{}")
     assert main(command) == 2
+
+
+@pytest.mark.slow
+def test_figure_7b_searches_for_itself_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --search two real searches of the embedded model are made, and kept."""
+    monkeypatch.setattr(curves, "STATES", 2)
+    monkeypatch.setattr(curves, "CAPTIONS", 2)
+    command = ["tables", "fig7b", "--model", "embedded", "--out", str(tmp_path)]
+    assert main(command) == 0
+    document = read(tmp_path)
+    (stand,) = [t for t in document["tables"] if t["block"]]
+    assert [row["labels"][0] for row in stand["rows"]] == ["search-block-wise", "search-uniform"]
+    for row in stand["rows"]:
+        states, dense, *best = (entry["ours"]["value"] for entry in row["entries"])
+        assert states == 3  # dense is one of them
+        assert best[-1] >= dense
+    (real,) = [t for t in document["tables"] if not t["block"]]
+    assert real["rows"][0]["entries"][0]["ours"]["reason"].startswith("not run: give --search")
+    lines = list(csv.DictReader((tmp_path / "fig7b.csv").read_text().splitlines()))
+    assert [line["images"] for line in lines] == ["2", "4", "6"] * 2
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("search-*/images/**/*.png")}
+    assert len(kept) >= 8
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "64x64: 3 states" in said
+    assert "this process drew" not in said
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert read(tmp_path)["tables"] == document["tables"]

@@ -178,6 +178,17 @@ def test_search_curves_of_both_versions() -> None:
     assert line.label == "one shared ratio (seed 3, uniform)"
 
 
+@pytest.mark.parametrize(
+    ("down", "said"),
+    [(0.0, "dense was not beaten, so there is nothing to confirm"), (0.1, "not confirmed yet")],
+)
+def test_a_search_without_confirmation_says_why(tmp_path: Path, down: float, said: str) -> None:
+    best = {"state": {"down": down, "mid": 0.0, "up": 0.0, "k": 1.5}, "score": 1.0}
+    record = {**SEARCH, "held_out": None, "best": best}
+    (tmp_path / "search.json").write_text(json.dumps(record))
+    assert f"64x64: {said}" in page_html(read_source(tmp_path))
+
+
 def test_other_commands_files_are_shown_and_unknown_layouts_named(tmp_path: Path) -> None:
     write_run(tmp_path, prompts=2, sizes=[(16, 16)], methods=["dense", "crdiff"])
     (tmp_path / "search.json").write_text(json.dumps(SEARCH))
@@ -191,12 +202,18 @@ def test_other_commands_files_are_shown_and_unknown_layouts_named(tmp_path: Path
         "difference": -0.25,
         "more": [],
     }
+    reason = "not run: IR needs <file>: get it"
+    lacking = {"value": None, "n": None, "interval95": None, "reason": reason}
     table = {
         "title": "Table <1>",
         "block": None,
         "heads": ["Model"],
         "columns": ["IR"],
-        "rows": [{"labels": ["SDXL"], "entries": [entry]}, {"labels": ["x"], "entries": [None]}],
+        "rows": [
+            {"labels": ["SDXL"], "entries": [entry]},
+            {"labels": ["SD1.5"], "entries": [{**entry, "ours": lacking, "difference": None}]},
+            {"labels": ["x"], "entries": [None]},
+        ],
         "notes": ["a note"],
     }
     (tmp_path / "tables.json").write_text(json.dumps({"tables": [table]}))
@@ -208,6 +225,8 @@ def test_other_commands_files_are_shown_and_unknown_layouts_named(tmp_path: Path
     assert "Table &lt;1&gt;" in page
     assert '0.25 ±0.050<span class="delta">n = 16</span><span class="delta">paper 0.5' in page
     assert "difference −0.250" in page
+    assert '<td>not run<span class="delta">paper 0.5</span></td>' in page
+    assert page.count("<li>not run: IR needs &lt;file&gt;: get it</li>") == 1
 
 
 def fidelity_row(mode: str, ratio: float | None, passes: float | None) -> dict:

@@ -14,6 +14,10 @@ from PIL import Image
 
 from crdiff_ext.errors import CRDiffError
 from harness.cli import main
+from harness.embedded.check import parse_caption
+from harness.embedded.reward import EmbeddedReward, reference_images
+from harness.embedded.scenes import caption, prompt_set
+from harness.frechet import Frechet
 from harness.scorers import open_reference
 from harness.scorers.assess import SCHEMA_FILE, assess, by_prompt, scores_json, write_scores
 from harness.scorers.cache import ScoreCache
@@ -225,3 +229,52 @@ def test_bad_arguments_are_one_sentence(run: Path, capsys: pytest.CaptureFixture
     ):
         assert main([*words, *more]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_the_embedded_distance_renders_its_own_reference(
+    tmp_path: Path, pictures, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the demo does, at each image's size; in a real run's folder nothing has to be given."""
+    run = make_run(tmp_path / "run", pictures, n=70)
+    texts = [caption(spec) for spec in prompt_set("eval", 70)]
+    edit_captions(run, lambda row: texts[int(row["prompt_name"].partition("_")[2])])
+    command = ["score", str(run), "--metrics", "embedded_frechet", "--weights", str(tmp_path)]
+    assert main([*command, "--protocol", "native"]) == 0
+    scores = json.loads((run / "scores.json").read_text())
+    jsonschema.validate(scores, json.loads(SCHEMA_FILE.read_text()))
+    assert scores["metrics"][0]["own_reference"] == (
+        "512 real renders of the run's captions at each image's size"
+    )
+    reward = EmbeddedReward.load()
+    specs = [parse_caption(text) for text in texts]
+    frechet = Frechet(reward.features(reference_images(specs, 24, 16, n=512)))
+    features = {
+        cell.id: reward.features([picture.load() for picture in cell.pictures])
+        for cell in read_run(run)[1]
+    }
+    found = entries(scores, "embedded_frechet")
+    for cell, own in features.items():
+        assert found[cell.partition("/")[2]]["value"] == pytest.approx(
+            frechet.distance(own), rel=1e-6
+        )
+    expected = frechet.difference(features["24x16/crdiff"], features["24x16/dense"])
+    assert found["crdiff"]["vs_dense"] == pytest.approx(expected.as_dict(), rel=1e-4)
+    assert "embedded Fréchet distance" in capsys.readouterr().out
+
+
+def test_other_captions_need_a_reference(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", str(run), "--metrics", "embedded_frechet", "--weights", str(run)]
+    assert main(command) == 2
+    said = capsys.readouterr().out
+    assert "embedded_frechet needs captions of the embedded model's grammar" in said
+
+
+def edit_captions(run: Path, caption_of: Any) -> None:
+    with open(run / "images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["caption"] = caption_of(row)
+    with open(run / "images.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
