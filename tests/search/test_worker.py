@@ -7,15 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule
 from harness.searching.run import Worker
-from harness.searching.sampler import AnnealSampler, best_trial, counts, was_stopped, worker_of
+from harness.searching.sampler import (
+    AnnealSampler,
+    best_trial,
+    counts,
+    values_of,
+    was_stopped,
+    worker_of,
+)
 from harness.searching.study import claimed_worker, open_storage, open_study
-from tests.search.synthetic import Synthetic, config, study_in, told, work
+from tests.search.synthetic import CAPTIONS, Synthetic, config, study_in, told, work
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -99,6 +107,22 @@ def test_every_sampler_searches(tmp_path: Path, sampler: str) -> None:
     assert dense.value == pytest.approx(0.0, abs=1e-9)
     assert len(trials) == 15
     assert trials[1].params == {"down": 0.3, "mid": 0.3, "up": 0.3}
+
+
+def test_the_brisk_temperature_is_the_noise_of_the_first_two_states(tmp_path: Path) -> None:
+    rule = Schedule(iterations=16).brisk()
+    worker = work(tmp_path / "whole", config(schedule=rule))
+    dense, start = worker.study.get_trials()[:2]
+    values = [np.array(list(values_of(trial).values())) for trial in (dense, start)]
+    error = np.std(values[1] - values[0], ddof=1) / np.sqrt(CAPTIONS)
+    chain = AnnealSampler(rule, 0, 0).chain(worker.study.get_trials())
+    assert chain.trials[2].temperature == pytest.approx(error * 0.95)
+    assert chain.trials[1].noise == pytest.approx(error)
+    # ... which a search that goes on finds again
+    part = Worker(study_in(tmp_path / "part", worker.config), worker.config, Synthetic())
+    for _ in range(6):
+        part.evaluate(part.ask())
+    assert told(work(tmp_path / "part", worker.config)) == told(worker)
 
 
 def test_a_given_up_state_is_never_the_best_and_saves_images(tmp_path: Path) -> None:
