@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,9 @@ def open_study(
     found = study.user_attrs.get(SETTINGS)
     if found is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(SETTINGS, settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([f"mean {settings.get('reward', 'reward')}"])
         return study
     if found != settings:
         differing = sorted(
