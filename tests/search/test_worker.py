@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,24 @@ def test_two_processes_share_a_study_and_repeat_nothing(tmp_path: Path) -> None:
     ratios = [round(trial.params["shared"], 4) for trial in trials]
     assert len(ratios) == len(set(ratios)) >= 12
     assert ratios.count(0.0) == 1  # dense is drawn once for both
+
+
+def test_one_process_at_a_time_makes_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def slow(url: str, engine_kwargs: dict) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: open_storage(None, tmp_path), range(3)))
+    assert most == [1, 1, 1]
 
 
 def optuna_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
