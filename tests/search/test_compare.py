@@ -85,14 +85,16 @@ def test_the_grid_is_exact_at_its_points_and_smooth_between(tmp_path: Path) -> N
         Grid.load(tmp_path / "grid.npz")
 
 
-def test_the_grid_that_ships_is_real_and_says_where_it_is_from() -> None:
+def test_the_grid_that_ships_is_real_and_says_where_it_is_from(tmp_path: Path) -> None:
     grid = Grid.load()
     assert GRID.stat().st_size < 1_000_000
     assert grid.rewards.shape == (3, 2, 3, 192)
     assert np.isfinite(grid.rewards).all()
     known = {"model_hash", "prompts_sha256", "captions", "seed", "size", "steps", "k", "command"}
     assert known <= set(grid.provenance)
-    assert grid.provenance["model_hash"] == model_hash(embedded_model_dir())
+    assert grid.provenance["model_hash"] == model_hash(
+        embedded_model_dir(), tmp_path / "hashes.json"
+    )
 
 
 def test_a_curve_says_when_a_score_was_reached() -> None:
