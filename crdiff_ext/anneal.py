@@ -28,9 +28,10 @@ class Trial:
     Attributes:
         score: higher is better; None for an evaluation that failed.
         accepted: whether the chain went there.
-        temperature: at which it was judged.
+        temperature: at which it was judged, in units of the score.
         stopped: whether it was given up before all of it was seen: the score is an estimate, which
             is never accepted, nor a best.
+        noise: standard error of its difference to another state, if that was told.
     """
 
     state: State
@@ -38,6 +39,7 @@ class Trial:
     accepted: bool
     temperature: float
     stopped: bool = False
+    noise: float | None = None
 
     @property
     def ratios(self) -> Ratios:
@@ -68,6 +70,7 @@ class Annealer:
 
     def __post_init__(self) -> None:
         self._temperature = self.schedule.temperature
+        self._unit = 0.0 if self.schedule.relative else 1.0  # of the temperature, in the score's
         self._current: Trial | None = None
         self._best: Trial | None = None
         self._baseline: float | None = None
@@ -106,7 +109,12 @@ class Annealer:
         if self._asked is None or self._current is None or self._asks_baseline:
             return -math.inf
         assert self._current.score is not None
-        return self._current.score + self._temperature * math.log(self._luck)
+        return self._current.score + self.heat * math.log(self._luck)
+
+    @property
+    def heat(self) -> float:
+        """T in units of the score; 0 while a relative schedule does not know the noise."""
+        return self._temperature * self._unit
 
     def ask(
         self,
@@ -142,14 +150,16 @@ class Annealer:
             self._draws()
         self._asked = state
 
-    def tell(self, score: float | None, stopped: bool = False) -> None:
+    def tell(self, score: float | None, stopped: bool = False, noise: float | None = None) -> None:
         """Takes the score of the state last asked for; None if its evaluation failed.
 
         ``stopped``: it was given up because it could not reach ``needed``; the score is an estimate
-        and the move is refused.
+        and the move is refused. ``noise``: the standard error of this score's difference to
+        another state's, in units of the score; the first one above 0 is the unit of a relative
+        schedule's temperature, from the next state on.
 
         Raises:
-            CRDiffError: nothing was asked, or the score is not finite.
+            CRDiffError: nothing was asked, or the score is not finite, or the noise is no error.
         """
         if self._asked is None:
             raise CRDiffError("ask for a state before telling a score")
@@ -157,12 +167,16 @@ class Annealer:
             score = self.schedule.failure_score
         if score is not None and not math.isfinite(score):
             raise CRDiffError(f"a score of {score} cannot be compared: tell None for a failure")
+        if noise is not None and not (math.isfinite(noise) and noise >= 0):
+            raise CRDiffError(f"a noise of {noise} is no standard error: tell None if not known")
         judged = score is not None and not stopped
         is_baseline = self._asks_baseline
         accepted = judged and not is_baseline and score >= self.needed  # type: ignore[operator]
-        trial = Trial(self._asked, score, accepted, self._temperature, stopped)
+        trial = Trial(self._asked, score, accepted, self.heat, stopped, noise)
         self.trials.append(trial)
         self._asked = None
+        if noise is not None and self._unit == 0:
+            self._unit = noise
         if is_baseline:
             self.know_baseline(score, trial)
             return
@@ -183,12 +197,17 @@ class Annealer:
         self._baseline = score
         if score is not None and (self._best is None or score > self._best.score):  # type: ignore[operator]
             dense = self.schedule.dense
-            self._best = trial or Trial(dense, score, False, self._temperature)
+            self._best = trial or Trial(dense, score, False, self.heat)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values from which ``from_dict`` goes on as if it had never stopped."""
         told = [
-            {**trial.state.as_dict(), "score": trial.score, "stopped": trial.stopped}
+            {
+                **trial.state.as_dict(),
+                "score": trial.score,
+                "stopped": trial.stopped,
+                "noise": trial.noise,
+            }
             for trial in self.trials
         ]
         return {"schedule": self.schedule.to_dict(), "seed": self.seed, "told": told}
@@ -200,8 +219,9 @@ class Annealer:
         for told in data["told"]:
             point = dict(told)
             score, stopped = point.pop("score"), point.pop("stopped")
+            noise = point.pop("noise", None)  # not there in what older versions wrote
             annealer.adopt(State.from_dict(point))
-            annealer.tell(score, stopped)
+            annealer.tell(score, stopped, noise)
         return annealer
 
     @property

@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=_at_least(1), default=120, help="of each search (default: 120)")
     add("--samplers", default="anneal,tpe,cmaes,gp", help="separated by commas (default: all)")
     add("--repeats", type=_at_least(2), default=20, help="of the winner's curse (default: 20)")
+    add("--jobs", type=_at_least(1), default=1, help="searches at once (default: 1)")
+    add("--out", type=Path, metavar="DIR", help="write search.json and search.md there too")
     add("--grid", type=Path, metavar="FILE", help="a grid of real rewards (default: the shipped)")
     add("--build", type=Path, metavar="FILE", help="draw the grid of real rewards anew, into FILE")
     add("--captions", type=int, default=192, help="of the grid to build (default: 192)")
@@ -53,20 +55,33 @@ def run(args: argparse.Namespace) -> int:
     path = args.grid or GRID
     grid = Grid.load(path) if args.grid or path.exists() else None
     runners = _wanted(args, contenders(args.iterations))
-    result: dict[str, Any] = {"captions": args.judging, "iterations": args.iterations, "races": {}}
+    result: dict[str, Any] = {
+        "captions": args.judging,
+        "iterations": args.iterations,
+        "schedules": {runner.name: runner.schedule.to_dict() for runner in runners},
+        "races": {},
+    }
+    tables = []
     for name, make in makers(grid, args.judging).items():
-        result["races"][name] = race(make, range(args.seeds), runners, _note)
+        rows = race(make, range(args.seeds), runners, _note, args.jobs)
+        result["races"][name] = rows
+        tables.append(_table(name, rows, args))
         if not args.json:
-            print(_table(name, result["races"][name], args))
+            print(tables[-1], flush=True)
     curse_of = grid or chance(CHANCE)
     counts = [n for n in (2, 4, 8, 16, 32, 64, 128) if n < curse_of.rewards.shape[-1]]
-    result["winners_curse"] = winners_curse(curse_of, counts, args.repeats, runners[0].schedule)
+    result["winners_curse"] = winners_curse(
+        curse_of, counts, args.repeats, runners[0].schedule, args.jobs
+    )
     result["grid"] = curse_of.provenance
+    on = "the grid" if grid else "synthetic captions with nothing to win"
+    tables.append(_curse(result["winners_curse"], on))
+    if grid is None:
+        tables.append("no grid of real rewards is stored (--build FILE, then --grid FILE draws it)")
     if not args.json:
-        if grid is None:
-            print("no grid of real rewards is stored (--build FILE, then --grid FILE draws one)")
-        on = "the grid" if grid else "synthetic captions with nothing to win"
-        print(_curse(result["winners_curse"], on))
+        print("\n".join(tables[len(result["races"]) :]))
+    if args.out is not None:
+        _write(args.out, result, tables)
     if args.json:
         print(json.dumps(_finite(result), indent=1, allow_nan=False))
     return 0
@@ -94,14 +109,21 @@ def _table(name: str, rows: list[dict[str, Any]], args: argparse.Namespace) -> s
     lines = [
         f"{name}: images until the score of the plain {args.iterations}-iteration schedule, "
         f"{args.judging} captions, {args.seeds} seeds",
-        f"{'sampler':18}{'median images':>14}{'of plain':>10}{'reached':>9}",
+        f"{'sampler':18}{'median images':>14}{'of plain':>10}{'quartiles':>14}{'reached':>9}",
     ]
     for row in rows:
         never = math.isinf(row["median_images"])
         images = "never" if never else f"{row['median_images']:.0f}"
-        share = "-" if math.isinf(row["share"]) else f"{row['share']:.2f}"
-        lines.append(f"{row['sampler']:18}{images:>14}{share:>10}{row['reached']:>9.0%}")
+        share, *quartiles = map(_share, (row["share"], *row["share_quartiles"]))
+        lines.append(
+            f"{row['sampler']:18}{images:>14}{share:>10}{' - '.join(quartiles):>14}"
+            f"{row['reached']:>9.0%}"
+        )
     return "\n".join(lines)
+
+
+def _share(value: float) -> str:
+    return "never" if math.isinf(value) else f"{value:.2f}"
 
 
 def _curse(rows: list[dict[str, Any]], on: str) -> str:
@@ -124,6 +146,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def _write(folder: Path, result: dict[str, Any], tables: list[str]) -> None:
+    from harness.store import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(result), indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / "search.json", text.encode())
+    blocks = [f"```text\n{table}\n```" for table in tables]
+    write_atomically(folder / "search.md", ("\n\n".join(["# Samplers", *blocks]) + "\n").encode())
 
 
 def _build(args: argparse.Namespace) -> int:

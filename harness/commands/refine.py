@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crdiff_ext.errors import CRDiffError
+from harness.commands.common import add_device, add_reward
 
 if TYPE_CHECKING:
     from crdiff_ext.refine import Refinement
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from harness.config import DTYPES
-
     add = parser.add_argument
     add("prompt", help="one prompt; the embedded model understands its own grammar only")
     add("--size", required=True, metavar="HxW", help="height x width in pixels")
@@ -35,12 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--k", type=float, help="amplification to start with (default: the stored one, else 1.5)")
     add("--fix-k", action="store_true", help="search the ratios only")
     add("--presets", type=Path, metavar="FILE", help="your stored ratios (see crdiff presets)")
-    add("--reward", default="auto", help="auto: the embedded model's own, else image-reward")
-    add("--reward-weights", type=Path, metavar="DIR", help="folder with the reward's weights")
+    add_reward(parser)
     add("--steps", type=int, help="(default: the model's own, else the authors' 30)")
     add("--guidance", type=float, help="(default: the model's own, else the authors' 7.5)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    add("--dtype", default="auto", choices=DTYPES, help="(default: fp32 on a CPU, else fp16)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:

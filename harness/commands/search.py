@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule
 from crdiff_ext.settings import Ratios
+from harness.commands.common import add_device, add_reward
 
 if TYPE_CHECKING:
     from harness.config import RunConfig, Size
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from harness.searching.workshop import Workshop
 
 BATCH = 8
+PROFILES: dict[str, Callable[[Schedule], Schedule]] = {
+    "brisk": Schedule.brisk,
+    "repaired": lambda schedule: schedule,
+    "authors": Schedule.authors,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from harness.config import DTYPES
-
     add = parser.add_argument
     add("--size", metavar="HxW", help="height x width in pixels")
     add("--out", type=Path, required=True, metavar="DIR", help="where the search is kept")
@@ -39,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--captions", type=int, default=32, metavar="N", help="that judge a state (default: 32)")
     add("--seeds", type=int, default=1, metavar="N", help="images of each caption (default: 1)")
     add("--held-out", type=int, default=128, metavar="N", help="that confirm (default: 128)")
-    add("--reward", default="auto", help="auto: the embedded model's own, else image-reward")
-    add("--reward-weights", type=Path, metavar="DIR", help="folder with the reward's weights")
+    add_reward(parser)
     add("--steps", type=int, default=10, help="sampling steps (default: 10)")
     add("--guidance", type=float, help="(default: the model's own, else the authors' 7.5)")
     add("--seed", type=int, default=0, help="of the sampler and the images (default: 0)")
@@ -52,9 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how("--uniform", action="store_true", help="search one ratio that all groups share")
     how(
         "--profile",
-        choices=("repaired", "authors"),
-        default="repaired",
-        help="authors: the annealing schedule as their code runs it, faults included",
+        choices=PROFILES,
+        default="brisk",
+        help="brisk (default): large moves, T0 in units of the reward's noise; repaired: the "
+        "authors' numbers without the faults; authors: as their code runs it, faults included",
     )
     how(
         "--set",
@@ -70,8 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared("--study", metavar="NAME", help="the study's name (default: from model and size)")
     shared("--worker", type=int, metavar="N", help="this process's chain (default: a free one)")
     shared("--write-config", type=Path, metavar="FILE", help="write the authors' config.json too")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    add("--dtype", default="auto", choices=DTYPES, help="(default: fp32 on a CPU, else fp16)")
+    add_device(parser)
     add("--batch", type=int, help=f"images drawn together (default: {BATCH} embedded, else 1)")
 
 
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from harness.searching.outcome import conclude, preset_of, report, write_report
     from harness.searching.run import Worker
     from harness.searching.study import claimed_worker, open_storage, open_study
-    from harness.searching.telling import Progress, cost_of, tell
+    from harness.searching.telling import Clock, Progress, tell
     from harness.searching.texts import split_prompts
 
     ratios, size = _start(args)
@@ -91,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     workshop = _open(args, size)
     config = _search_config(args, workshop, schedule, prompts.sha256, prompts.source)
     with claimed_worker(args.out, args.worker) as number, all_cores():
-        started = time.perf_counter()
+        clock = Clock()
         name = args.study or f"crdiff {workshop.label} {size}"
         study = open_study(open_storage(args.storage, args.out), name, config.settings())
         judging, confirming = _objectives(args, workshop, [p.text for p in prompts.prompts])
@@ -100,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
         outcome = conclude(study, config, confirming)
         for objective in (judging, confirming):
             objective.finish()
-        spent = judging.tally.seconds + confirming.tally.seconds
-        cost = cost_of(time.perf_counter() - started, spent)
+        cost = clock.cost(judging.tally, confirming.tally)
         write_report(args.out, report(study, config, outcome, cost))
     if outcome is None:
         raise CRDiffError("no state could be evaluated: read the warnings above")
@@ -119,9 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 def make_schedule(args: argparse.Namespace, start: Ratios | None = None) -> Schedule:
     """The schedule that the arguments ask for. Raises CRDiffError."""
-    schedule = Schedule(iterations=args.iterations)
-    if args.profile == "authors":
-        schedule = schedule.authors()
+    schedule = PROFILES[args.profile](Schedule(iterations=args.iterations))
     changes: dict[str, Any] = {"uniform": args.uniform}
     if start is not None:
         values = list(start.as_dict().values())

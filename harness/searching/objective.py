@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -48,11 +49,27 @@ class Objective(Protocol):
 
 @dataclass
 class Tally:
-    """What evaluating took: images drawn and found stored; seconds of drawing and scoring."""
+    """What evaluating took: images drawn and found stored; seconds of drawing and scoring.
+
+    ``cpu``: the same in seconds of the CPU, all threads: unlike ``seconds``, other processes on the
+    machine do not change them. ``writing``: CPU seconds of keeping images, beside the drawing.
+    """
 
     drawn: int = 0
     stored: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
+    writing: float = 0.0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count what is inside as drawing and scoring."""
+        started, cpu, written = time.perf_counter(), time.process_time(), self.writing
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+            self.cpu += time.process_time() - cpu - (self.writing - written)
 
 
 @dataclass(frozen=True)
@@ -103,11 +120,9 @@ class Drawn:
     def values(self, state: State, batch: int) -> np.ndarray:
         """Rewards [len(batches[batch])], in the batch's order."""
         images = self.images(state, batch)
-        started = time.perf_counter()
         texts = [self.items[i].text for i in self.batches[batch]]
-        rewards = np.asarray(self.reward.score(images, texts), dtype=float)
-        self.tally.seconds += time.perf_counter() - started
-        return rewards
+        with self.tally.working():
+            return np.asarray(self.reward.score(images, texts), dtype=float)
 
     def images(self, state: State, batch: int) -> list[Image.Image]:
         """The batch's images, from the store if it has all of them."""
@@ -115,9 +130,8 @@ class Drawn:
         if self.store is not None and all(item.key in self.store for item in planned.items):
             self.tally.stored += len(planned.items)
             return [self.store.load(item.key) for item in planned.items]
-        started = time.perf_counter()
-        images, seconds = self.painter.draw(planned)
-        self.tally.seconds += time.perf_counter() - started
+        with self.tally.working():
+            images, seconds = self.painter.draw(planned)
         self.tally.drawn += len(images)
         if self.store is not None:
             self._raise_failed(wait=len(self._writing) > 4)
@@ -135,9 +149,11 @@ class Drawn:
 
     def _keep(self, planned: Batch, images: Sequence[Image.Image], seconds: float) -> None:
         assert self.store is not None
+        started = time.thread_time()
         for item, image in zip(planned.items, images, strict=True):
             if item.key not in self.store:
                 self.store.add(item.spec, image, seconds)
+        self.tally.writing += time.thread_time() - started
 
     def _planned(self, state: State, batch: int) -> Batch:
         dense = state.is_dense

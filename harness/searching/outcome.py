@@ -31,7 +31,7 @@ from harness.store import write_atomically
 VERSION = 2
 STATE_FILE = "search.json"
 METHODS = {
-    "anneal": "simulated annealing, the authors' schedule",
+    "anneal": "simulated annealing",
     "tpe": "TPE (Optuna)",
     "cmaes": "CMA-ES (Optuna)",
     "gp": "Gaussian process (Optuna)",

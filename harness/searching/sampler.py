@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -74,6 +75,18 @@ def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return max(whole, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
+def noise_of(one: FrozenTrial, other: FrozenTrial) -> float | None:
+    """Standard error of two whole trials' mean paired difference; None if one was not seen whole.
+
+    It says by how much their order can be luck of the captions; T0 is measured in it.
+    """
+    if not (is_whole(one) and is_whole(other)):
+        return None
+    values, others = values_of(one), values_of(other)
+    gaps = np.array([values[item] - others[item] for item in values])
+    return float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
+
+
 def seed_of(seed: int, worker: int, number: int | str) -> int:
     """A seed of 31 bits for one purpose of one worker."""
     return random.Random(f"{seed}/{worker}/{number}").getrandbits(31)
@@ -116,6 +129,7 @@ class AnnealSampler(optuna.samplers.BaseSampler):
         annealer = Annealer(self.schedule, self._seed)
         if self.worker:
             annealer.know_baseline(None)  # worker 0 draws it
+        first: FrozenTrial | None = None  # whole; what the noise is measured against
         for trial in trials:
             state = state_of(self.schedule, trial)
             if state is None or not counts(trial):
@@ -124,8 +138,10 @@ class AnnealSampler(optuna.samplers.BaseSampler):
                 if state.is_dense and is_whole(trial):
                     annealer.know_baseline(trial.value)
             elif not annealer.done:
+                noise = None if first is None else noise_of(first, trial)
                 annealer.adopt(state)
-                annealer.tell(trial.value, was_stopped(trial))
+                annealer.tell(trial.value, was_stopped(trial), noise)
+                first = first or (trial if is_whole(trial) else None)
         return annealer
 
     def infer_relative_search_space(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,24 @@ _WORKERS = 1000
 def open_storage(where: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """Optuna's storage: ``folder/study.db``, a database URL, or ``journal:FILE``. CRDiffError."""
     engine: dict[str, Any] = {}
+    making: AbstractContextManager[Any] = nullcontext()
     if where is None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "study.db"
         where = f"sqlite:///{path}"
         engine = {"creator": lambda: _connect(path)}
         _connect(path).close()
+        # Optuna asks whether its tables are there, then makes them: two processes would collide.
+        making = FileLock(folder / "study.lock", timeout=_PATIENCE)
     if where.startswith(_JOURNAL):
         backend = optuna.storages.journal.JournalFileBackend(where.removeprefix(_JOURNAL))
         return optuna.storages.JournalStorage(backend)
     if where.startswith("sqlite") and not engine:
         engine = {"connect_args": {"timeout": _PATIENCE}}
     try:
-        return optuna.storages.RDBStorage(where, engine_kwargs=engine)
-    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        with making:
+            return optuna.storages.RDBStorage(where, engine_kwargs=engine)
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError, Timeout) as error:
         first = str(error).strip().splitlines()[0]
         raise CRDiffError(
             f"the storage {where} can't be used ({first}): give --storage a database URL such as "
@@ -75,6 +80,9 @@ def open_study(
     found = study.user_attrs.get(SETTINGS)
     if found is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(SETTINGS, settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([f"mean {settings.get('reward', 'reward')}"])
         return study
     if found != settings:
         differing = sorted(

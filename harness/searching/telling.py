@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from tqdm import tqdm
 
+from harness.searching.objective import Tally
 from harness.searching.outcome import Outcome
 from harness.searching.run import SearchConfig, Worker
 from harness.searching.sampler import best_trial, counts, was_stopped
@@ -28,14 +30,31 @@ class Progress:
             self.bar.set_postfix(best=f"{best.value:.3f}", refresh=True)
 
 
-def cost_of(seconds: float, spent: float) -> dict[str, float]:
-    """Of this process, model loading left out."""
-    share = 1 - spent / seconds if seconds > 0 else 0.0
-    return {
-        "seconds": round(seconds, 2),
-        "drawing_and_scoring": round(spent, 2),
-        "share_beyond": round(share, 4),
-    }
+class Clock:
+    """What a search costs beyond drawing and scoring, from its making on: model loading left out.
+
+    By the clock and in CPU seconds of all threads; only the latter say the same on a busy machine.
+    """
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def cost(self, *tallies: Tally) -> dict[str, float]:
+        """For search.json: seconds so far, and how many of them the ``tallies`` account for."""
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        spent, spent_cpu = sum(t.seconds for t in tallies), sum(t.cpu for t in tallies)
+        return {
+            "seconds": round(wall, 2),
+            "drawing_and_scoring": round(spent, 2),
+            "share_beyond": round(_beyond(wall, spent), 4),
+            "cpu_seconds": round(cpu, 2),
+            "cpu_drawing_and_scoring": round(spent_cpu, 2),
+            "cpu_share_beyond": round(_beyond(cpu, spent_cpu), 4),
+        }
+
+
+def _beyond(seconds: float, spent: float) -> float:
+    return 1 - spent / seconds if seconds > 0 else 0.0
 
 
 def tell(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -> None:
@@ -59,6 +78,7 @@ def tell(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -
     print(f"reward: {worker.config.reward}")
     if drawn:
         print(
-            f"this process drew {drawn} images in {cost['seconds']:.1f} s; beyond drawing and "
-            f"scoring: {cost['share_beyond']:.1%}"
+            f"this process drew {drawn} images in {cost['seconds']:.1f} s "
+            f"({cost['cpu_seconds']:.1f} s of CPU); beyond drawing and scoring: "
+            f"{cost['share_beyond']:.1%} ({cost['cpu_share_beyond']:.1%} of CPU)"
         )

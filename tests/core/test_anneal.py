@@ -90,6 +90,25 @@ def test_a_worse_state_is_accepted_with_the_metropolis_probability(loss: float) 
     assert abs(accepted / n - p) < 4 * math.sqrt(p * (1 - p) / n)
 
 
+@pytest.mark.parametrize("loss", [0.02, 0.1])
+def test_a_relative_temperature_is_in_units_of_the_noise(loss: float) -> None:
+    """T0 of 2 at a noise of 0.05 accepts as T0 of 0.1 does; before the noise is known, none."""
+    rule = replace(PLAIN, iterations=3, cooling=1.0, temperature=2.0, relative=True)
+    n = 4000
+    accepted = 0
+    for seed in range(n):
+        search = after_one(rule, seed)
+        assert search.needed == 1.0
+        search.tell(0.9, noise=0.05)
+        assert not search.trials[1].accepted
+        search.ask()
+        search.tell(1.0 - loss, noise=9.0)  # only the first one counts
+        accepted += search.trials[2].accepted
+        assert search.trials[2].temperature == pytest.approx(0.1)
+    p = math.exp(-loss / 0.1)
+    assert abs(accepted / n - p) < 4 * math.sqrt(p * (1 - p) / n)
+
+
 def test_luck_and_move_are_drawn_independently() -> None:
     """u must not tell where the move goes: that would bend the acceptance by direction."""
     pairs = []
@@ -272,6 +291,18 @@ def test_a_stopped_search_goes_on_as_if_it_had_not(stop: int) -> None:
     assert run(again).trials == whole.trials
 
 
+def test_a_stopped_relative_search_goes_on_too() -> None:
+    def go(search: Annealer, until: int) -> Annealer:
+        while not search.done and len(search.trials) < until:
+            ratios = search.ask().ratios.as_dict().values()
+            search.tell(-sum((ratio - 0.5) ** 2 for ratio in ratios), noise=0.02)
+        return search
+
+    rule = Schedule(iterations=40).brisk()
+    again = Annealer.from_dict(json.loads(json.dumps(go(Annealer(rule, 3), 9).to_dict())))
+    assert go(again, 99).trials == go(Annealer(rule, 3), 99).trials
+
+
 def test_misuse_is_told() -> None:
     search = Annealer(replace(PLAIN, iterations=1))
     with pytest.raises(CRDiffError, match="ask"):
@@ -279,6 +310,8 @@ def test_misuse_is_told() -> None:
     assert search.ask() == search.ask()
     with pytest.raises(CRDiffError, match="nan"):
         search.tell(math.nan)
+    with pytest.raises(CRDiffError, match="no standard error"):
+        search.tell(1.0, noise=-0.1)
     search.tell(1.0)
     with pytest.raises(CRDiffError, match="over"):
         search.ask()

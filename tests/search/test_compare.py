@@ -11,8 +11,10 @@ import pytest
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import State
 from crdiff_ext.settings import Ratios
-from harness.searching.compare import PLAIN, Curve, contenders, race, winners_curse
-from harness.searching.grid import Grid
+from harness.embedded.weights import embedded_model_dir
+from harness.modelhash import model_hash
+from harness.searching.compare import PLAIN, Curve, contenders, makers, race, winners_curse
+from harness.searching.grid import GRID, Grid
 from harness.searching.landscapes import synthetic
 from harness.searching.stopping import LEVEL, estimate, hopeless, wilcoxon_prunes
 
@@ -83,6 +85,18 @@ def test_the_grid_is_exact_at_its_points_and_smooth_between(tmp_path: Path) -> N
         Grid.load(tmp_path / "grid.npz")
 
 
+def test_the_grid_that_ships_is_real_and_says_where_it_is_from(tmp_path: Path) -> None:
+    grid = Grid.load()
+    assert GRID.stat().st_size < 1_000_000
+    assert grid.rewards.shape == (3, 2, 3, 192)
+    assert np.isfinite(grid.rewards).all()
+    known = {"model_hash", "prompts_sha256", "captions", "seed", "size", "steps", "k", "command"}
+    assert known <= set(grid.provenance)
+    assert grid.provenance["model_hash"] == model_hash(
+        embedded_model_dir(), tmp_path / "hashes.json"
+    )
+
+
 def test_a_curve_says_when_a_score_was_reached() -> None:
     curve = Curve(np.array([32, 64, 80]), np.array([0.1, 0.1, 0.4]))
     assert (curve.until(0.1), curve.until(0.2), curve.until(0.5)) == (32, 80, np.inf)
@@ -90,8 +104,10 @@ def test_a_curve_says_when_a_score_was_reached() -> None:
 
 def test_a_race_counts_the_plain_schedule_as_one() -> None:
     runners = [r for r in contenders(iterations=12) if r.sampler == "anneal"]
-    rows = race(lambda seed: synthetic(16, seed)[0], range(2), runners)
-    assert [row["sampler"] for row in rows] == [PLAIN, "anneal", "anneal, T0 0.02"]
+    make = makers(None, 16)["synthetic"]
+    rows = race(make, range(2), runners)
+    assert race(make, range(2), runners[:1], jobs=2) == rows[:1]
+    assert [row["sampler"] for row in rows] == [PLAIN, "anneal, repaired", "anneal, brisk"]
     assert rows[0]["share"] == 1.0
     assert rows[0]["median_images"] == 13 * 16
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from harness.cli import main
 from harness.config import Size
 from harness.embedded.scenes import caption, prompt_set
 from harness.searching.authors import read_config, write_config
+from harness.searching.objective import Tally
 from harness.searching.outcome import conclude, preset_of, report
+from harness.searching.telling import Clock
 from harness.searching.texts import split_prompts
 from tests.search.synthetic import Synthetic, config, work
 
@@ -69,6 +72,29 @@ def test_the_curve_rises_and_counts_images(tmp_path: Path) -> None:
     assert images[-1] == 8 * len(worker.objective.asked)
     assert data["searched"] == "one shared ratio"
     assert all(len(set(row["ratios"].values())) == 1 for row in data["trials"])
+
+
+def burn(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+def test_the_cost_in_cpu_seconds_has_no_waiting_and_all_work_beyond_drawing() -> None:
+    clock, tally = Clock(), Tally()
+    with tally.working():
+        burn(0.1)
+    time.sleep(0.2)  # as where another process has the machine
+    assert clock.cost(tally)["cpu_share_beyond"] < 0.2
+    assert clock.cost(tally)["seconds"] >= 0.3
+    burn(0.1)
+    assert 0.4 < clock.cost(tally)["cpu_share_beyond"] < 0.6
+
+
+def test_the_dashboard_is_told_what_a_value_is(tmp_path: Path) -> None:
+    study = work(tmp_path, config(iterations=3)).study
+    assert study.metric_names == ["mean synthetic"]
+    assert study.direction.name == "MAXIMIZE"
 
 
 def test_the_authors_file_is_read_and_written(tmp_path: Path) -> None:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule
 from harness.searching.run import Worker
-from harness.searching.sampler import AnnealSampler, best_trial, counts, was_stopped, worker_of
+from harness.searching.sampler import (
+    AnnealSampler,
+    best_trial,
+    counts,
+    values_of,
+    was_stopped,
+    worker_of,
+)
 from harness.searching.study import claimed_worker, open_storage, open_study
-from tests.search.synthetic import Synthetic, config, study_in, told, work
+from tests.search.synthetic import CAPTIONS, Synthetic, config, study_in, told, work
 
 CHILD = Path(__file__).with_name("child.py")
 
@@ -68,6 +78,24 @@ def test_two_processes_share_a_study_and_repeat_nothing(tmp_path: Path) -> None:
     assert ratios.count(0.0) == 1  # dense is drawn once for both
 
 
+def test_one_process_at_a_time_makes_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def slow(url: str, engine_kwargs: dict) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", slow)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: open_storage(None, tmp_path), range(3)))
+    assert most == [1, 1, 1]
+
+
 def optuna_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     """The study as any other tool of Optuna reads it: by URL and name, without our code."""
     return optuna.load_study(study_name="test", storage=f"sqlite:///{folder / 'study.db'}").trials
@@ -99,6 +127,22 @@ def test_every_sampler_searches(tmp_path: Path, sampler: str) -> None:
     assert dense.value == pytest.approx(0.0, abs=1e-9)
     assert len(trials) == 15
     assert trials[1].params == {"down": 0.3, "mid": 0.3, "up": 0.3}
+
+
+def test_the_brisk_temperature_is_the_noise_of_the_first_two_states(tmp_path: Path) -> None:
+    rule = Schedule(iterations=16).brisk()
+    worker = work(tmp_path / "whole", config(schedule=rule))
+    dense, start = worker.study.get_trials()[:2]
+    values = [np.array(list(values_of(trial).values())) for trial in (dense, start)]
+    error = np.std(values[1] - values[0], ddof=1) / np.sqrt(CAPTIONS)
+    chain = AnnealSampler(rule, 0, 0).chain(worker.study.get_trials())
+    assert chain.trials[2].temperature == pytest.approx(error * 0.95)
+    assert chain.trials[1].noise == pytest.approx(error)
+    # ... which a search that goes on finds again
+    part = Worker(study_in(tmp_path / "part", worker.config), worker.config, Synthetic())
+    for _ in range(6):
+        part.evaluate(part.ask())
+    assert told(work(tmp_path / "part", worker.config)) == told(worker)
 
 
 def test_a_given_up_state_is_never_the_best_and_saves_images(tmp_path: Path) -> None:
