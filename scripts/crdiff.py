@@ -12,7 +12,7 @@ from typing import Any
 
 from modules import scripts, shared
 
-from crdiff_ext.webui import api, hosts, options, panel, session, xyz
+from crdiff_ext.webui import api, hosts, options, panel, reward, session, xyz
 from crdiff_ext.webui.library import Library
 
 logger = logging.getLogger("crdiff")
@@ -28,6 +28,7 @@ if DISABLED:
 else:
     ADAPTER.install()
     options.register()
+    reward.register()
     xyz.register(LIBRARY)
     api.register(ADAPTER, LIBRARY)
 

@@ -26,12 +26,22 @@ INNER = "crdiff_inner_passes"
 MEMORY = "crdiff_memory"
 NOTICES = "crdiff_notice_level"
 AMPLIFICATION = "crdiff_default_amplification"
+REWARD = "crdiff_reward"
+REWARD_WEIGHTS = "crdiff_reward_weights"
+REWARD_CLIP = "crdiff_reward_clip"
+REWARD_DEVICE = "crdiff_reward_device"
+REWARD_TIMEOUT = "crdiff_reward_timeout"
+HARNESS_PYTHON = "crdiff_harness_python"
+TIMEOUTS = (1, 3600)
+"""Seconds, fewest and most."""
 
 _CHOICES = {
     MODE: ("auto", "off", "always"),
     MEMORY: ("auto", "recompute", "copy"),
     NOTICES: ("normal", "quiet", "verbose"),
     AMPLIFICATION: AMPLIFICATIONS,
+    REWARD: ("auto", "image-reward", "clip", "embedded", "hand"),
+    REWARD_DEVICE: ("cpu", "auto"),
 }
 DEFAULTS: dict[str, Any] = {
     MODE: "auto",
@@ -40,6 +50,12 @@ DEFAULTS: dict[str, Any] = {
     MEMORY: "auto",
     NOTICES: "normal",
     AMPLIFICATION: Settings.amplification,
+    REWARD: "auto",
+    REWARD_WEIGHTS: "",
+    REWARD_CLIP: "",
+    REWARD_DEVICE: "cpu",
+    REWARD_TIMEOUT: 60,
+    HARNESS_PYTHON: "",
 }
 
 
@@ -72,6 +88,31 @@ def add() -> None:
     _add(
         AMPLIFICATION, "Amplification, when the page opens", gr.Radio, _choices(AMPLIFICATION)
     ).info(costs.all_choices()).needs_reload_ui()
+    _add_reward()
+
+
+def _add_reward() -> None:
+    """What judges the candidates of "Refine for this prompt"."""
+    _add(REWARD, "What judges when refining", gr.Radio, _choices(REWARD)).info(
+        "auto: ImageReward where its weights are found, else the open_clip model named below, else "
+        "you pick by hand; embedded: for the embedded model only"
+    )
+    _add(REWARD_WEIGHTS, "Folder with the weights of rewards", gr.Textbox, {}).info(
+        "nothing is ever downloaded; docs/webui.md says which files go there"
+    )
+    _add(REWARD_CLIP, "open_clip model that judges", gr.Textbox, {}).info(
+        "such as ViT-L-14-quickgelu; its weights go into clip/NAME in that folder"
+    )
+    _add(REWARD_DEVICE, "Where the reward runs", gr.Radio, _choices(REWARD_DEVICE)).info(
+        "cpu: takes no memory from the model that draws; auto: on the GPU if there is one"
+    )
+    seconds = {"minimum": TIMEOUTS[0], "maximum": TIMEOUTS[1], "step": 1}
+    _add(REWARD_TIMEOUT, "Seconds that the reward may take an image", gr.Slider, seconds).info(
+        "starting may take five times as long; then it is stopped"
+    )
+    _add(HARNESS_PYTHON, "Python of the harness' environment", gr.Textbox, {}).info(
+        "empty: the one that `make env` makes in the extension's folder"
+    )
 
 
 def default_mode() -> str:
@@ -111,8 +152,41 @@ def notice_level() -> str:
     return _choice(NOTICES)
 
 
+def reward() -> str:
+    """What judges when refining: "auto", "image-reward", "clip", "embedded" or "hand"."""
+    return _choice(REWARD)
+
+
+def reward_weights() -> str:
+    """The folder with the weights of rewards, or empty."""
+    return _text(REWARD_WEIGHTS)
+
+
+def reward_clip() -> str:
+    """The open_clip model that judges, or empty."""
+    return _text(REWARD_CLIP)
+
+
+def reward_device() -> str:
+    """Either "cpu" or "auto"."""
+    return _choice(REWARD_DEVICE)
+
+
+def reward_timeout() -> float:
+    """Seconds that the reward may take an image."""
+    value, (least, most) = _read(REWARD_TIMEOUT), TIMEOUTS
+    if type(value) in (int, float) and least <= value <= most:
+        return float(value)
+    return float(_default(REWARD_TIMEOUT, value))
+
+
+def harness_python() -> str:
+    """The interpreter of the harness' environment, or empty for the extension's own."""
+    return _text(HARNESS_PYTHON)
+
+
 def current() -> dict[str, Any]:
-    """All of them by key, as they are used."""
+    """Those that are no paths by key, as they are used."""
     return {
         MODE: default_mode(),
         TOLERANCE: limits()["native_area_tolerance"],
@@ -120,6 +194,10 @@ def current() -> dict[str, Any]:
         MEMORY: memory(),
         NOTICES: notice_level(),
         AMPLIFICATION: default_amplification(),
+        REWARD: reward(),
+        REWARD_CLIP: reward_clip(),
+        REWARD_DEVICE: reward_device(),
+        REWARD_TIMEOUT: reward_timeout(),
     }
 
 
@@ -141,5 +219,18 @@ def _choice(key: str) -> str:
     value = _read(key)
     if value in _CHOICES[key]:
         return str(value)
-    logger.warning("the setting %s is %r: %s is used", key, value, DEFAULTS[key])
-    return str(DEFAULTS[key])
+    return str(_default(key, value))
+
+
+def _text(key: str) -> str:
+    """One line of text, without blanks and quotation marks around it."""
+    value = _read(key)
+    if isinstance(value, str) and "\0" not in value:
+        return value.strip().strip("\"'").strip()
+    return str(_default(key, value))
+
+
+def _default(key: str, value: Any) -> Any:
+    """What counts instead of a value that is not allowed."""
+    logger.warning("the setting %s is %r: %r is used", key, value, DEFAULTS[key])
+    return DEFAULTS[key]

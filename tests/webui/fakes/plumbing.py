@@ -113,6 +113,7 @@ class Callbacks(ModuleType):
     def __init__(self) -> None:
         super().__init__("modules.script_callbacks")
         self.ui_settings, self.before_ui, self.app_started = [], [], []
+        self.script_unloaded: list[Any] = []
 
     def on_ui_settings(self, callback: Any) -> None:
         self.ui_settings.append(callback)
@@ -122,6 +123,9 @@ class Callbacks(ModuleType):
 
     def on_app_started(self, callback: Any) -> None:
         self.app_started.append(callback)
+
+    def on_script_unloaded(self, callback: Any) -> None:
+        self.script_unloaded.append(callback)
 
 
 class AxisOption:
@@ -198,7 +202,7 @@ class Host:
 def loaded(host: Host, *names: str) -> Iterator[SimpleNamespace]:
     """Modules of ``crdiff_ext.webui`` imported anew in ``host``; before and after are the same."""
     package = importlib.import_module("crdiff_ext.webui")
-    ours = ("options", "report", "xyz", "api", "session")
+    ours = ("options", "report", "reward", "xyz", "api", "session")
     full = {name: f"{package.__name__}.{name}" for name in ours}
     hidden = {n for n in sys.modules if n == "modules" or n.startswith("modules.")}
     hidden |= sys.modules.keys() & full.values()
