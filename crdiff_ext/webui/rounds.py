@@ -65,7 +65,6 @@ class Rounds:
         self._p, self._seeds, self._count = p, seeds, count
         # The user's batch size where it divides the seeds, for the same pixels.
         self._batch = max(n for n in range(1, seeds + 1) if seeds % n == 0 and n <= p.batch_size)
-        self._batch = max(1, self._batch)
         shared.state.job_count = count * seeds // self._batch
 
     def draw(self, state: State, number: int, kind: str) -> Drawn:
@@ -156,7 +155,7 @@ def plain(prompt: str) -> str:
     """A prompt's words, without networks and weights: what a reward reads."""
     without, _ = extra_networks.parse_prompt(prompt)
     parts = prompt_parser.parse_prompt_attention(without)
-    words = " ".join(text for text, _ in parts if text != "BREAK")
+    words = "".join(" " if text == "BREAK" else text for text, _ in parts)
     return " ".join(words.split())
 
 
