@@ -89,7 +89,7 @@ class CRDiffScript(scripts.Script):
 
 
 class RefineScript(scripts.Script):
-    """A short search of the ratios for one prompt, in the list of scripts; the panel's button too."""
+    """A short search of the ratios for one prompt: in the list of scripts, and the button's."""
 
     def title(self) -> str:
         """The API's ``script_name``."""

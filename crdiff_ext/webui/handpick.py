@@ -97,7 +97,9 @@ def step(task: Task) -> Any:
     if picking is not None:
         changed = _changed(picking, task)
         if changed:
-            return _show(task, picking, f"{changed} changed since: put it back, or begin anew")
+            return _show(
+                task, picking, f"{changed} changed since: put it back, or begin anew", True
+            )
         p.seed, p.subseed = picking.seeds
         task.facts = picking.facts
     else:
@@ -155,9 +157,10 @@ def _go_on(task: Task, picking: Picking, rounds: Rounds) -> None:
             raise CRDiffError(f"{failed} rounds in a row could not be drawn: see the host's log")
 
 
-def _show(task: Task, picking: Picking, message: str) -> Any:
+def _show(task: Task, picking: Picking, message: str, changed: bool = False) -> Any:
     """Favourite and challenger, in the gallery and as a result."""
     waiting = picking.challenger is not None
+    paused = not (waiting or picking.search.done or changed)
     if not message:
         message = (
             "which is better: the first (favourite) or the second (challenger)?"
@@ -172,6 +175,7 @@ def _show(task: Task, picking: Picking, message: str) -> Any:
         task.size,
         len(picking.search.seeds),
         waiting=waiting,
+        paused=paused,
         message=message,
     )
     shown = []

@@ -57,6 +57,7 @@ class Result:
         seeds: images a round.
         rows: in the order in which they were drawn.
         waiting: a person has to choose between two.
+        paused: it was interrupted, and goes on when it is asked for again.
         message: the last sentence to tell; empty if all is well.
     """
 
@@ -68,6 +69,7 @@ class Result:
     seeds: int = 0
     rows: list[Row] = field(default_factory=list)
     waiting: bool = False
+    paused: bool = False
     message: str = ""
 
     @property

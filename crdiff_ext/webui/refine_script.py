@@ -19,7 +19,9 @@ def build(script: Any) -> list[Any]:
         "search_k": gr.Checkbox(**_named(script, "search_k")),
         "judge": gr.Radio(choices=list(_ARGUMENTS["judge"].choices), **_named(script, "judge")),
         "session": gr.Textbox(max_lines=1, **_named(script, "session")),
-        "choice": gr.Radio(choices=list(_ARGUMENTS["choice"].choices), **_named(script, "choice")),
+        "choice": gr.Dropdown(
+            choices=list(_ARGUMENTS["choice"].choices), **_named(script, "choice")
+        ),
     }
     for component in made.values():
         component.do_not_save_to_config = True
