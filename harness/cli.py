@@ -25,6 +25,7 @@ COMMANDS = {
     "presets": ("harness.commands.presets", "list, show, export and import stored ratios"),
     "search": ("harness.commands.search", "search block ratios by simulated annealing"),
     "refine": ("harness.commands.refine", "search the ratios for one prompt and size"),
+    "judge": ("harness.commands.judge", "score images sent on stdin, for the WebUI"),
     "tables": ("harness.commands.tables", "the paper's tables with its values and ours"),
     "bench": ("harness.commands.bench", "measure the core's speed and memory"),
     "export": ("harness.commands.export", "write a pipeline as the single file that WebUIs read"),

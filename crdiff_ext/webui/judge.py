@@ -37,9 +37,10 @@ class Judge:
     def __init__(self, name: str, command: Sequence[str], seconds: float, folder: Path) -> None:
         self.name, self._command, self._seconds, self._folder = name, command, seconds, folder
         self._lock = threading.Lock()
+        self._closed = False
         self._child: Child | None = None
         self._ready = False
-        self._left: set[int] = set()  # questions that nobody waits for any more
+        self._left: list[int] = []  # questions that nobody waits for any more
         self._numbers = itertools.count(1)
 
     def scores(
@@ -67,6 +68,11 @@ class Judge:
         finally:
             self._lock.release()
 
+    def close(self) -> None:
+        """End the child for good: whoever still uses this judge is told."""
+        self._closed = True
+        self.stop()
+
     def stop(self) -> None:
         """End the child, if there is one; the next use starts another. Never waits for a score."""
         child, self._child = self._child, None
@@ -81,12 +87,14 @@ class Judge:
 
     def _running(self, interrupted: Callable[[], bool]) -> Child:
         """The child, loaded; started if there is none."""
+        if self._closed:
+            raise CRDiffError(f"{self.name} judges no more: the settings have changed, start again")
         child = self._child
         if child is None or not child.alive():
             if child is not None:
                 child.end()
             child = Child(self._command, self._folder, f"the reward ({self.name})")
-            self._child, self._ready, self._left = child, False, set()
+            self._child, self._ready, self._left = child, False, []
         if not self._ready:
             said = child.answer(child.started + START_FACTOR * self._seconds, interrupted)
             if "error" in said:
@@ -105,7 +113,7 @@ class Judge:
             try:
                 said = child.answer(limit, interrupted)
             except Interrupted:
-                self._left.add(number)
+                self._left.append(number)
                 raise
             if said.get("id") in self._left:
                 self._left.remove(said["id"])

@@ -19,23 +19,12 @@ from ..errors import CRDiffError
 from . import options
 from .child import Interrupted
 from .judge import Judge
+from .reward_files import missing_clip, missing_image_reward
 
 __all__ = ["Choice", "Interrupted", "Judge", "choose", "describe", "judge", "register", "stop"]
 
 FOLDER = Path(__file__).resolve().parents[2]
 """The extension's folder."""
-
-IMAGE_REWARD_FILES = (
-    "image-reward/ImageReward.pt",
-    "image-reward/med_config.json",
-    "bert-base-uncased/vocab.txt",
-)
-CLIP_FILES = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
-"""Names of files below the weights folder, as ``harness/scorers`` looks for them."""
 
 
 @dataclass(frozen=True)
@@ -92,33 +81,13 @@ def _found(asked: str) -> tuple[str, tuple[str, ...], str | None] | None:
         return "embedded reward (not ImageReward)", ("--reward", "embedded"), None
     folder, model = options.reward_weights(), options.reward_clip()
     weights = Path(folder).expanduser() if folder else None
-    missing = _missing_image_reward(weights)
+    missing = missing_image_reward(weights)
     if asked == "image-reward" or (asked == "auto" and missing is None):
         return "ImageReward", ("--reward", "image-reward", "--weights", str(weights)), missing
     if asked == "auto" and not model:
         return None
     arguments = ("--reward", "clip", "--weights", str(weights), "--model", model)
-    return f"CLIP score ({model})", arguments, _missing_clip(weights, model)
-
-
-def _missing_image_reward(weights: Path | None) -> str | None:
-    if weights is None:
-        return "ImageReward needs its weights: name their folder in Settings, CR-Diff"
-    missing = [name for name in IMAGE_REWARD_FILES if not (weights / name).is_file()]
-    if missing:
-        return f"ImageReward needs {missing[0]} in {weights}: docs/webui.md says where it is from"
-    return None
-
-
-def _missing_clip(weights: Path | None, model: str) -> str | None:
-    if not model:
-        return "CLIP score needs the name of an open_clip model in Settings, CR-Diff"
-    if weights is None:
-        return f"{model} needs its weights: name their folder in Settings, CR-Diff"
-    folder = weights / "clip" / model
-    if any((folder / name).is_file() for name in CLIP_FILES):
-        return None
-    return f"{model} needs its weights, {CLIP_FILES[0]}, in {folder}"
+    return f"CLIP score ({model})", arguments, missing_clip(weights, model)
 
 
 def _python() -> tuple[Path, str | None]:
@@ -148,7 +117,7 @@ def judge() -> Judge | None:
     choice, _ = choose()
     with _lock:
         if _current is not None and _current[0] != choice:
-            _current[1].stop()
+            _current[1].close()
             _current = None
         if choice is not None and _current is None:
             _current = (choice, Judge(choice.name, choice.command, choice.seconds, FOLDER))
@@ -169,7 +138,7 @@ def stop() -> None:
     with _lock:
         kept, _current = _current, None
     if kept is not None:
-        kept[1].stop()
+        kept[1].close()
 
 
 def register() -> None:

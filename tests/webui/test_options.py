@@ -13,9 +13,15 @@ from tests.webui.fakes import plumbing
 gradio = pytest.importorskip("gradio", reason="the settings page needs gradio")
 
 KEYS = ["crdiff_default_mode", "crdiff_native_area_tolerance", "crdiff_inner_passes",
-        "crdiff_memory", "crdiff_notice_level", "crdiff_default_amplification"]  # fmt: skip
+        "crdiff_memory", "crdiff_notice_level", "crdiff_default_amplification",
+        "crdiff_reward", "crdiff_reward_clip", "crdiff_reward_device", "crdiff_reward_timeout",
+        "crdiff_reward_weights", "crdiff_harness_python"]  # fmt: skip
+PATHS = 2
+"""The last ones are no part of a problem report."""
 USUAL = ("auto", {"native_area_tolerance": 0.1}, False, "auto", "normal", "exact")
-CHOSEN = ["always", 0.25, True, "recompute", "verbose", "folded"]
+USUAL_REWARD = ("auto", "", "cpu", 60.0, "", "")
+CHOSEN = ["always", 0.25, True, "recompute", "verbose", "folded",
+          "clip", "ViT-L-14-quickgelu", "auto", 300, "/weights", "/python"]  # fmt: skip
 
 
 @pytest.fixture
@@ -34,8 +40,15 @@ def read(options):
             options.notice_level(), options.default_amplification())  # fmt: skip
 
 
+def read_reward(options):
+    return (options.reward(), options.reward_clip(), options.reward_device(),
+            options.reward_timeout(), options.reward_weights(),
+            options.harness_python())  # fmt: skip
+
+
 def test_readers_before_registration(options):
     assert read(options) == USUAL
+    assert read_reward(options) == USUAL_REWARD
 
 
 def test_registration(host, options):
@@ -43,9 +56,10 @@ def test_registration(host, options):
     assert host.opts.data_labels == {}  # only when the host makes its settings page
     for callback in host.callbacks.ui_settings * 2:
         callback()
-    assert list(host.opts.data_labels) == KEYS
+    assert sorted(host.opts.data_labels) == sorted(KEYS)
     assert {info.section for info in host.opts.data_labels.values()} == {("crdiff", "CR-Diff")}
     assert read(options) == USUAL
+    assert read_reward(options) == USUAL_REWARD
     for info in host.opts.data_labels.values():
         component = info.component(value=info.default, label=info.label, **info.component_args)
         assert component.value == info.default
@@ -58,7 +72,8 @@ def test_what_the_user_chose(host, options):
     assert read(options) == chosen
     options.add()
     assert read(options) == chosen
-    assert options.current() == dict(zip(KEYS, CHOSEN, strict=True))
+    assert read_reward(options) == tuple(CHOSEN[6:])
+    assert options.current() == dict(zip(KEYS[:-PATHS], CHOSEN[:-PATHS], strict=True))
 
 
 @pytest.mark.parametrize("wrong", ["abc", None, -1, 2, math.nan, True, [0.1]], ids=repr)
@@ -71,6 +86,20 @@ def test_a_value_that_is_not_allowed_is_told_and_the_default_counts(
         assert read(options) == USUAL
     assert KEYS[index] in caplog.text
     Settings(**options.limits())
+
+
+@pytest.mark.parametrize("index", range(6, 12))
+@pytest.mark.parametrize("wrong", [None, -1, 7200, math.nan, True, ["x"], "\0"], ids=repr)
+def test_a_reward_value_that_is_not_allowed_is_told(host, options, index, wrong, caplog):
+    host.opts.data[KEYS[index]] = wrong
+    with caplog.at_level(logging.WARNING, logger="crdiff"):
+        assert read_reward(options) == USUAL_REWARD
+    assert KEYS[index] in caplog.text
+
+
+def test_a_path_as_explorers_copy_it(host, options):
+    host.opts.data["crdiff_reward_weights"] = ' "C:\\my models" '
+    assert options.reward_weights() == "C:\\my models"
 
 
 def test_inner_passes_only_for_true(host, options):
