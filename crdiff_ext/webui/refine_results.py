@@ -43,7 +43,12 @@ class Row:
     def label(self) -> str:
         """In the page's list of rows; unlike any other of the same search."""
         told = f", {self.score:.4g}" if self.score is not None else ""
-        return f"{self.number}: {self.state}{told}"
+        return f"{self.number}: {self.what}{told}"
+
+    @property
+    def what(self) -> str:
+        """Its ratios and k; all dense states are one."""
+        return "dense" if self.state.is_dense else str(self.state)
 
 
 @dataclass
@@ -195,7 +200,7 @@ def _heads(result: Result) -> Sequence[str]:
 
 
 def _line(result: Result, row: Row) -> str:
-    cells = [str(row.number), _kind(row), str(row.state)]
+    cells = [str(row.number), _kind(row), "" if row.state.is_dense else str(row.state)]
     if result.judge == "hand":
         cells.append(row.note)
     elif row.score is None:

@@ -102,7 +102,7 @@ def test_only_the_script_and_its_arguments_are_replaced(webui):
 
 def test_the_table_is_best_first_beside_dense():
     text = table(result(message="a < b"))
-    assert text.index("0.4 / 0.3 / 0.2, k = 1.25") < text.index("dense")
+    assert text.index("0.4 / 0.3 / 0.2, k = 1.25") < text.index("<td>dense</td>")
     assert "<td>0.5000</td><td>+0.2500</td>" in text
     assert "failed" in text
     assert "a &lt; b" in text
