@@ -63,8 +63,9 @@ def leave_with_reader(descriptor: int) -> None:
         return
     watch = select.poll()
     watch.register(descriptor, 0)  # errors are always told
-    watch.poll()
-    os._exit(READERS_GONE)
+    gone = select.POLLERR | select.POLLHUP
+    if any(found & gone for _, found in watch.poll()):
+        os._exit(READERS_GONE)
 
 
 def open_reward(

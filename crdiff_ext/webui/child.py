@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +29,7 @@ LONGEST_LINE = 1 << 20
 KEPT_LINES = 20
 """Of what the child last said on stderr."""
 GRACE = 2.0
-"""Seconds to end by itself after its input was closed."""
+"""Seconds that one whose output has ended gets to end by itself, so that it has an exit code."""
 
 HOSTS_OWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 """What a host may have set for its own Python, and another Python must not see."""
@@ -74,7 +74,9 @@ class Child:
                 stderr=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=True,  # Ctrl+C in the host's terminal is the host's
+                # Ctrl+C in the host's terminal is the host's; on Windows, no window of its own
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
             raise CRDiffError(
@@ -133,14 +135,11 @@ class Child:
             "next use starts it anew"
         )
 
-    def end(self, grace: float = 0.0) -> None:
-        """End it, at once or after ``grace`` seconds in which it may do so by itself."""
+    def end(self) -> None:
+        """End it at once: it has nothing to put away. Harmless to repeat."""
         self._questions.put(None)  # the writer closes its input
-        try:
-            self._process.wait(timeout=grace)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
         for thread in self._threads:
             thread.join(1.0)  # not for ever: a process that it started may hold the pipes
 
@@ -201,7 +200,7 @@ class Child:
             logger.debug("%s reads no more", self.name)  # its end is told to who waits for it
 
 
-def _lines(stream: IO[str] | None) -> list[str] | Any:
+def _lines(stream: IO[str] | None) -> Iterator[str]:
     """Lines as they come, cut where they are endless; ends with the pipe, and closes it."""
     assert stream is not None
     with stream:

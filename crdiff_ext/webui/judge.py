@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import CRDiffError
-from .child import GRACE, POLL, Child, Interrupted
+from .child import POLL, Child, Interrupted
 
 START_FACTOR = 5
 """Loading may take this many times the limit for one image."""
@@ -77,7 +77,7 @@ class Judge:
         """End the child, if there is one; the next use starts another. Never waits for a score."""
         child, self._child = self._child, None
         if child is not None:
-            child.end(GRACE)
+            child.end()
 
     @property
     def pid(self) -> int | None:
@@ -87,23 +87,29 @@ class Judge:
 
     def _running(self, interrupted: Callable[[], bool]) -> Child:
         """The child, loaded; started if there is none."""
-        if self._closed:
-            raise CRDiffError(f"{self.name} judges no more: the settings have changed, start again")
+        self._check_open()
         child = self._child
         if child is None or not child.alive():
             if child is not None:
                 child.end()
             child = Child(self._command, self._folder, f"the reward ({self.name})")
             self._child, self._ready, self._left = child, False, []
+            if self._closed:  # just now, by another thread, which may not have seen this child
+                self.stop()
+            self._check_open()
         if not self._ready:
             said = child.answer(child.started + START_FACTOR * self._seconds, interrupted)
             if "error" in said:
-                child.end(GRACE)
+                child.end()
                 raise CRDiffError(f"{self.name} can't judge: {_sentence(said)}")
             if said.get("ready") is not True:
                 raise child.nonsense(said)
             self._ready = True
         return child
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CRDiffError(f"{self.name} judges no more: the settings have changed, start again")
 
     def _answer(
         self, child: Child, number: int, count: int, interrupted: Callable[[], bool]

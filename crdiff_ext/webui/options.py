@@ -98,7 +98,7 @@ def _add_reward() -> None:
         "you pick by hand; embedded: for the embedded model only"
     )
     _add(REWARD_WEIGHTS, "Folder with the weights of rewards", gr.Textbox, {}).info(
-        "nothing is ever downloaded; docs/webui.md says which files go there"
+        "nothing is ever downloaded; docs/webui.md names the files"
     )
     _add(REWARD_CLIP, "open_clip model that judges", gr.Textbox, {}).info(
         "such as ViT-L-14-quickgelu; its weights go into clip/NAME in that folder"

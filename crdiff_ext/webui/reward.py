@@ -25,6 +25,12 @@ __all__ = ["Choice", "Interrupted", "Judge", "choose", "describe", "judge", "reg
 
 FOLDER = Path(__file__).resolve().parents[2]
 """The extension's folder."""
+INSTALL = (
+    "py -3.12 -m venv .venv && .venv\\Scripts\\pip install -e .[harness]"
+    if os.name == "nt"
+    else "make env"
+)
+"""The one command that makes the harness' environment, run in that folder."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def _python() -> tuple[Path, str | None]:
         return path, None
     if named:
         return path, f"there is no Python at {path}: correct it in Settings, CR-Diff"
-    return path, f"the harness is not installed: run `make env` in {FOLDER}"
+    return path, f"the harness is not installed: run `{INSTALL}` in {FOLDER}"
 
 
 _lock = threading.Lock()

@@ -23,7 +23,7 @@ def missing_image_reward(weights: Path | None) -> str | None:
         return "ImageReward needs its weights: name their folder in Settings, CR-Diff"
     missing = [name for name in IMAGE_REWARD_FILES if not (weights / name).is_file()]
     if missing:
-        return f"ImageReward needs {missing[0]} in {weights}: docs/webui.md says where it is from"
+        return f"ImageReward needs {missing[0]} in {weights}: docs/scorers.md says where it is from"
     return None
 
 

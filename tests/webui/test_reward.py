@@ -186,3 +186,22 @@ def test_it_ends_when_the_host_reloads_its_page(host, reward, python, weights):
         callback()
     assert judge.pid is None
     assert reward.judge().scores("x", [IMAGE]) == [1.0]
+
+
+HARNESS = Path(__file__).resolve().parents[2] / ".venv" / "bin" / "python"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HARNESS.is_file(), reason="needs the harness: run `make env`")
+def test_the_harness_own_environment_judges_for_this_one(host, reward):
+    """Two Pythons with different packages: this one has the host's."""
+    set_up(host, reward="embedded")
+    judge, images = (
+        reward.judge(),
+        [Image.new("RGB", (64, 64), colour) for colour in ("red", "navy")],
+    )
+    first, second = judge.scores("a red circle", images)
+    assert first != second
+    assert judge.scores("a red circle", images[::-1]) == pytest.approx([second, first], abs=1e-6)
+    with pytest.raises(CRDiffError, match="no number for this prompt"):
+        judge.scores("ein Phönix", images)
