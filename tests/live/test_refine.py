@@ -89,7 +89,8 @@ def test_a_search_over_the_api(embedded: Client, note: Any) -> None:
     scores = [row["score"] for row in found["rows"]]
     assert scores == sorted(scores, reverse=True)
     assert {row["kind"] for row in found["rows"]} == {"dense", "start", "candidate"}
-    assert len({json.dumps(row["ratios"]) for row in found["rows"]}) == BUDGET // SEEDS
+    states = {json.dumps((row["ratios"], row["k"])) for row in found["rows"]}
+    assert len(states) == BUDGET // SEEDS
     note(seconds=seconds, message=found["message"], rows=found["rows"])
 
     best = next(n for n, (_, kind) in enumerate(told) if not kind.endswith("dense"))
