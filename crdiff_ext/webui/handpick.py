@@ -202,8 +202,7 @@ def _made_for(task: Task, seeds: tuple[Any, Any]) -> dict[str, str]:
     """What the images depend on, as texts by how people call it; a random seed is any seed."""
     p = task.p
     texts = {told: repr(getattr(p, name, None)) for name, told in _FIELDS.items()}
-    texts["the seed"] = "any" if int(seeds[0]) == -1 else str(int(seeds[0]))
-    texts["the variation seed"] = "any" if int(seeds[1]) == -1 else str(int(seeds[1]))
+    texts["the seed"], texts["the variation seed"] = map(_seed, seeds)
     texts["the panel of CR-Diff"] = repr(task.settings)
     asked = task.asked
     texts["the budget, or what is searched,"] = repr((asked.budget, asked.seeds, asked.search_k))
@@ -224,6 +223,11 @@ def _changed(picking: Picking, task: Task) -> str:
     if loaded is not None and picking.facts is not None and loaded != picking.facts:
         changed.append("the model")
     return ", ".join(changed)
+
+
+def _seed(seed: Any) -> str:
+    """As get_fixed_seed (modules/processing.py) reads it."""
+    return "any" if str(seed) in ("", "None", "-1") else str(int(seed))
 
 
 def _hash(image: Any) -> str:

@@ -221,8 +221,8 @@ def _bind(page: Page, last: Any) -> None:
     triggers = [component.change for component in followed]  # ``last``: some hosts load late
     _follow([*triggers, page.panel["refresh"].click, Context.root_block.load], say)
     page.editor.bind(page.adapter, page.library, {**host, **parts}, say)
-    entry = {"entry": page.editor.parts["entry"]}
-    page.refine.bind(page.tab, page.library, {**parts, **entry}, say)
+    more = {"entry": page.editor.parts["entry"], "refresh": page.panel["refresh"]}
+    page.refine.bind(page.tab, page.library, {**parts, **more}, say)
 
 
 def _follow(triggers: list[Any], say: dict[str, Any]) -> None:

@@ -91,7 +91,8 @@ class RefinePanel:
         )
         saved.then(**say)
         block = Context.root_block
-        block.load(fn=judged_by, inputs=[], outputs=[parts["judge"]], **quiet)
+        for event in (block.load, page["refresh"].click):  # the page's scripts press refresh too
+            event(fn=judged_by, inputs=[], outputs=[parts["judge"]], **quiet)
         # The host makes Generate's event after all components (modules/ui.py), and asks for tabs
         # of extensions when that is done.
         script_callbacks.on_ui_tabs(partial(self.attach, tab, block))

@@ -53,6 +53,8 @@ def run(p: Any, args: Sequence[Any], adapter: Adapter, library: Library) -> Any:
         return _search(task, judge)
     except CRDiffError as error:
         return refuse(p, str(error), name)
+    finally:
+        shared.state.textinfo = None  # the host resets it only when the next job begins
 
 
 def refuse(p: Any, sentence: str, name: str, status: int = 422) -> Any:

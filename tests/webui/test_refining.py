@@ -43,7 +43,8 @@ def test_dense_the_stored_ratios_and_candidates_are_drawn(world):
     assert world.drawn[2].crdiff_job.settings.ratios == STORED
     asked = [q.crdiff_job.settings for q in world.drawn[2:]]
     assert len({(settings.ratios, settings.k) for settings in asked}) == 5
-    assert world.state.job_count == 12
+    assert (world.state.job_count, world.state.textinfo) == (12, None)
+    assert world.state.job == "round 6 of 6: candidate"
     assert (p.seed, p.n_iter, p.override_settings) == (5, 3, {})
     assert not hasattr(p, "crdiff_overrides")
 
