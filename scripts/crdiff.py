@@ -12,7 +12,18 @@ from typing import Any
 
 from modules import scripts, shared
 
-from crdiff_ext.webui import api, hosts, options, panel, reward, session, xyz
+from crdiff_ext.webui import (
+    api,
+    hosts,
+    options,
+    panel,
+    refine_arguments,
+    refine_script,
+    refining,
+    reward,
+    session,
+    xyz,
+)
 from crdiff_ext.webui.library import Library
 
 logger = logging.getLogger("crdiff")
@@ -75,3 +86,23 @@ class CRDiffScript(scripts.Script):
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """After the last batch."""
         session.end(p)
+
+
+class RefineScript(scripts.Script):
+    """A short search of the ratios for one prompt: in the list of scripts, and the button's."""
+
+    def title(self) -> str:
+        """The API's ``script_name``."""
+        return refine_arguments.TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        """To be selected, unless CR-Diff is disabled on the command line."""
+        return not DISABLED
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        """Its components, in the order of ``refine_arguments.ARGUMENTS``."""
+        return refine_script.build(self)
+
+    def run(self, p: Any, *args: Any) -> Any:
+        """Instead of the host's generation: the search."""
+        return refining.run(p, args, ADAPTER, LIBRARY)

@@ -1,4 +1,4 @@
-"""The extension's routes on the host's web server: schema, presets, resolve, report.
+"""The extension's routes on the host's web server: schema, presets, resolve, report, refine.
 
 Requests are read as raw JSON, because hosts bring pydantic 1 (AUTOMATIC1111) or 2 (Forge).
 """
@@ -21,7 +21,7 @@ from ..errors import CRDiffError
 from ..families import FAMILIES
 from ..presets import MAX_SIDE
 from ..settings import Settings, as_number
-from . import arguments, infotext, options, report
+from . import arguments, infotext, options, refine_results, report
 from .hosts import Adapter
 from .job import ModelFacts, decide_for
 
@@ -72,11 +72,15 @@ def add_routes(app: FastAPI, adapter: Adapter, library: Library) -> None:
     def tell() -> Any:
         return JSONResponse(report.collect(adapter, library))
 
+    def refined() -> Any:
+        return JSONResponse(refine_results.RESULTS.listed())
+
     for name, endpoint, method in (
         ("schema", schema, "GET"),
         ("presets", presets, "GET"),
         ("resolve", decide, "POST"),
         ("report", tell, "GET"),
+        ("refine", refined, "GET"),
     ):
         path = f"{PREFIX}/{name}"
         app.add_api_route(path, endpoint, methods=[method], dependencies=_guard(), tags=["CR-Diff"])

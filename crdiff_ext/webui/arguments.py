@@ -90,7 +90,7 @@ def settings_from(values: Mapping[str, Any], limits: Limits | None = None) -> Se
     """
     chosen = {name: _choice(name, values[name]) for name in ("mode", "ratios", "hires_ratios")}
     tolerances: Limits = {} if limits is None else limits
-    mode = chosen["mode"] if _flag("enabled", values["enabled"]) else "off"
+    mode = chosen["mode"] if as_flag("enabled", values["enabled"]) else "off"
     return Settings(
         mode=mode,
         ratios=_sliders(values, "") if chosen["ratios"] == SET else None,
@@ -102,7 +102,7 @@ def settings_from(values: Mapping[str, Any], limits: Limits | None = None) -> Se
         passes=_choice("passes", values["passes"]),
         hires=chosen["hires_ratios"],
         hires_ratios=_sliders(values, "hires_") if chosen["hires_ratios"] == SET else None,
-        refiner=_flag("refiner", values["refiner"]),
+        refiner=as_flag("refiner", values["refiner"]),
         **tolerances,
     )
 
@@ -139,7 +139,8 @@ def _choice(name: str, value: object) -> str:
     return text
 
 
-def _flag(name: str, value: object) -> bool:
+def as_flag(name: str, value: object) -> bool:
+    """A switch from a boolean or its text. Raises CRDiffError that names the argument."""
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()

@@ -37,6 +37,8 @@ REFINER = "CR-Diff refiner"
 RAN = "CR-Diff ran"
 TOLERANCE = "CR-Diff native tolerance"
 AMPLIFICATION = "CR-Diff amplification"
+SCORE = "CR-Diff score"
+ROUND = "CR-Diff round"
 KEYS = (
     VERSION,
     MODE,
@@ -51,6 +53,8 @@ KEYS = (
     RAN,
     TOLERANCE,
     AMPLIFICATION,
+    SCORE,
+    ROUND,
 )
 """All keys ever written; the host quotes what has commas or colons (modules/infotext_utils.py)."""
 

@@ -16,7 +16,7 @@ from gradio.context import Context
 from modules.ui_components import InputAccordion, ToolButton
 
 from ..settings import K_MAX
-from . import costs, editor, infotext, line, options
+from . import costs, editor, infotext, line, options, refine_panel
 from .arguments import ARGUMENTS, NAMES
 from .hosts import Adapter
 from .library import Library
@@ -55,6 +55,7 @@ class Page:
     adapter: Adapter | None = None
     library: Library | None = None
     editor: editor.Editor | None = None
+    refine: refine_panel.RefinePanel | None = None
 
     def name(self, elem_id: str | None) -> str | None:
         """What the line calls the host's component ``elem_id``; None if it is of no interest."""
@@ -85,6 +86,8 @@ def build(script: Any, is_img2img: bool, adapter: Adapter, library: Library) -> 
             )
         with _sub("Hires pass, refiner, memory", script.elem_id("more")):
             _more_controls(script, parts)
+        with _sub("Refine for this prompt", script.elem_id("refine")):
+            page.refine = refine_panel.build(script)
         with _sub("Stored ratios", script.elem_id("stored")):
             page.editor = editor.build(script, library)
     page.panel |= parts
@@ -200,6 +203,7 @@ def _bind(page: Page, last: Any) -> None:
     assert page.adapter is not None
     assert page.library is not None
     assert page.editor is not None
+    assert page.refine is not None
     if missing := {"width", "height"} - set(page.host):
         logger.warning("this page has no sliders for the %s: no line", " and ".join(missing))
         return
@@ -217,6 +221,8 @@ def _bind(page: Page, last: Any) -> None:
     triggers = [component.change for component in followed]  # ``last``: some hosts load late
     _follow([*triggers, page.panel["refresh"].click, Context.root_block.load], say)
     page.editor.bind(page.adapter, page.library, {**host, **parts}, say)
+    more = {"entry": page.editor.parts["entry"], "refresh": page.panel["refresh"]}
+    page.refine.bind(page.tab, page.library, {**parts, **more}, say)
 
 
 def _follow(triggers: list[Any], say: dict[str, Any]) -> None:

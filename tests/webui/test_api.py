@@ -16,6 +16,7 @@ from crdiff_ext.webui import infotext
 from crdiff_ext.webui.arguments import ARGUMENTS, NAMES
 from crdiff_ext.webui.job import ModelFacts
 from crdiff_ext.webui.library import Library
+from crdiff_ext.webui.refine_results import RESULTS, Result
 from tests.webui.fakes import plumbing
 from tests.webui.jobs import PRESETS
 
@@ -62,7 +63,7 @@ def serve(host, modules, adapter):
     modules.api.register(adapter, Library())
     for callback in host.callbacks.app_started * 2:  # a second start adds nothing
         callback(None, app)
-    assert sum(r.path.startswith("/crdiff/") for r in app.routes) == 4
+    assert sum(r.path.startswith("/crdiff/") for r in app.routes) == 5
     return testclient.TestClient(app)
 
 
@@ -212,7 +213,7 @@ def test_other_methods(client):
     assert client.post("/crdiff/v1/schema").status_code == 405
 
 
-@pytest.mark.parametrize("path", ["schema", "presets", "report"])
+@pytest.mark.parametrize("path", ["schema", "presets", "report", "refine"])
 def test_behind_the_hosts_password(host, modules, adapter, path):
     host.cmd_opts.api_auth = "me:secret,you:pass:word"
     client = serve(host, modules, adapter)
@@ -239,6 +240,13 @@ def test_saved_integers_do_not_round_a_pasted_number(host, modules, adapter):
     serve(host, modules, adapter)
     assert plumbing.apply_infotext(fields, text) == {0: True, 1: 0.4, 2: 1.25}
     assert (type(foreign.value), components["enabled"].value) == (int, True)
+
+
+def test_searches_over_http(client):
+    RESULTS.put(Result("phoenix", "fake", "a phoenix", Adapter.facts, (512, 640), 2))
+    newest = client.get("/crdiff/v1/refine").json()["results"][0]
+    assert (newest["session"], newest["height"], newest["width"]) == ("phoenix", 512, 640)
+    assert "a phoenix" not in str(newest)
 
 
 def test_the_report_over_http(client, modules, caplog):

@@ -21,13 +21,15 @@ from typing import Any
 import gradio as gr
 
 from crdiff_ext.families import FAMILIES
-from crdiff_ext.webui import arguments
+from crdiff_ext.webui import arguments, refine_arguments
 from crdiff_ext.webui.job import ModelFacts
+from crdiff_ext.webui.refine_arguments import TITLE
+from tests.webui.fakes.page_script import SCRIPT_JS
 
 ROOT = Path(__file__).resolve().parents[3]
 GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 # What of the package imports a host's modules, and so has to be imported anew with these.
-HOST_BOUND = ("panel", "editor", "line", "options")
+HOST_BOUND = ("panel", "editor", "line", "options", "refine_panel", "refine_script", "reward")
 
 
 if GRADIO_4:  # modules/gradio_extensions.py (Forge): no .pyi files, and no wrapped constructors
@@ -77,60 +79,6 @@ class InputAccordion(gr.Checkbox):
         return "checkbox"
 
 
-# script.js and javascript/inputAccordion.js: callbacks, and "open" and "on" tied together.
-SCRIPT_JS = """
-const loadedCallbacks = [], optionsCallbacks = [];
-function gradioApp() { return document; }
-function onUiLoaded(callback) { loadedCallbacks.push(callback); }
-function onOptionsChanged(callback) { optionsCallbacks.push(callback); }
-function updateInput(target) {
-    const event = new Event("input", {bubbles: true});
-    Object.defineProperty(event, "target", {value: target});
-    target.dispatchEvent(event);
-}
-function inputAccordionChecked(id, checked) {
-    const accordion = document.getElementById(id);
-    accordion.visibleCheckbox.checked = checked;
-    accordion.onVisibleCheckboxChange();
-}
-onUiLoaded(() => document.querySelectorAll(".input-accordion").forEach((accordion) => {
-    const label = accordion.querySelector(".label-wrap");
-    const hidden = document.querySelector(`#${accordion.id}-checkbox input`);
-    const extra = document.getElementById(`${accordion.id}-extra`);
-    const isOpen = () => label.classList.contains("open");
-    const tick = document.createElement("input");
-    let linked = true;
-    if (extra) label.insertBefore(extra, label.lastElementChild);
-    tick.type = "checkbox";
-    tick.checked = isOpen();
-    tick.id = `${accordion.id}-visible-checkbox`;
-    tick.className = hidden.className;
-    accordion.visibleCheckbox = tick;
-    accordion.onVisibleCheckboxChange = () => {
-        if (linked && isOpen() != tick.checked) label.click();
-        hidden.checked = tick.checked;
-        updateInput(hidden);
-    };
-    label.querySelector("span").prepend(tick);
-    tick.addEventListener("click", (event) => { linked = false; event.stopPropagation(); });
-    tick.addEventListener("input", accordion.onVisibleCheckboxChange);
-    new MutationObserver(() => {
-        if (!linked) return;
-        tick.checked = isOpen();
-        accordion.onVisibleCheckboxChange();
-    }).observe(label, {attributes: true, attributeFilter: ["class"]});
-}));
-document.addEventListener("DOMContentLoaded", () => {
-    let loaded = false;
-    new MutationObserver(() => {
-        if (loaded || !document.querySelector("#txt2img_prompt")) return;
-        loaded = true;
-        for (const callback of loadedCallbacks) callback();
-    }).observe(document, {childList: true, subtree: true});
-});
-"""
-
-
 @dataclass
 class FakeAdapter:
     """A loaded model, or none."""
@@ -149,13 +97,16 @@ class FakeAdapter:
 class Script:
     """modules/scripts.py: one object for each tab; ``elem_id`` is made of tab and title."""
 
-    def __init__(self, is_img2img: bool) -> None:
-        self.is_img2img = is_img2img
+    def __init__(self, is_img2img: bool, name: str = "CR-Diff") -> None:
+        self.is_img2img, self.name = is_img2img, name
         self.infotext_fields: Any = None
         self.paste_field_names: Any = None
 
+    def title(self) -> str:
+        return self.name
+
     def elem_id(self, item: str) -> str:
-        title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", "CR-Diff".lower()))
+        title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.name.lower()))
         return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{title}_{item}"
 
 
@@ -171,6 +122,9 @@ class Host:
     controls: dict[str, list[Any]] = field(default_factory=dict)
     scripts: dict[str, Script] = field(default_factory=dict)
     generated: list[tuple[Any, ...]] = field(default_factory=list)
+    selected: list[dict[str, Any]] = field(default_factory=list)
+    selectable: bool = True
+    run: Any = None  # instead of a generation, when our script is selected
 
     def page(self) -> Any:
         """modules/ui.py, create_ui: the tabs are Blocks of their own, rendered into the page."""
@@ -178,6 +132,8 @@ class Host:
         for tab in ("txt2img", "img2img"):
             with gr.Blocks(analytics_enabled=False) as tabs[tab]:
                 self._tab(tab)
+        for callback in self.panel.refine_panel.script_callbacks.ui_tabs:
+            callback()
         with gr.Blocks(analytics_enabled=False) as demo, gr.Tabs():
             for tab, interface in tabs.items():
                 with gr.TabItem(tab, id=tab, elem_id=f"tab_{tab}"):
@@ -199,7 +155,10 @@ class Host:
         generate = gr.Button("Generate", elem_id=f"{tab}_generate")
         info = gr.Textbox(visible=False, elem_id=f"generation_info_{tab}")
         self._seen(script, info)
-        generate.click(self._generate, inputs=self.controls[tab], outputs=[info])
+        gallery = gr.HTML(elem_id=f"{tab}_gallery")
+        task = gr.Textbox("", visible=False, elem_id=f"{tab}_task")
+        inputs = [task, *self._scripts(tab)]
+        generate.click(self._generate, inputs=inputs, outputs=[gallery, info], **_js("submit"))
 
     def _hires(self, script: Script) -> None:
         with InputAccordion(False, label="Hires. fix", elem_id="txt2img_hr") as enabled:
@@ -218,15 +177,39 @@ class Host:
         """modules/gradio_extensons.py: after a component is made, scripts hear of it."""
         self.panel.saw(script, component, component.elem_id)
 
-    def _generate(self, *args: Any) -> str:
-        self.generated.append(args)
-        return str(len(self.generated))
+    def _scripts(self, tab: str) -> list[Any]:
+        """modules/scripts.py, setup_ui: the dropdown first, then all scripts' components."""
+        refine = Script(tab == "img2img", TITLE)
+        with gr.Group(visible=False):
+            made = importlib.import_module("crdiff_ext.webui.refine_script").build(refine)
+        others = [types.SimpleNamespace(title=lambda: "X/Y/Z plot"), refine]
+        runner = getattr(self.panel.refine_panel.scripts, f"scripts_{tab}")
+        runner.selectable_scripts = others if self.selectable else others[:1]
+        titles = ["None", *(script.title() for script in runner.selectable_scripts)]
+        dropdown = gr.Dropdown(titles, value="None", type="index", elem_id=f"{tab}_script_list")
+        runner.inputs = [dropdown, *self.controls[tab], *made]
+        refine.args_from = 1 + len(self.controls[tab])
+        return runner.inputs
+
+    def _generate(self, id_task: str, request: gr.Request, *args: Any) -> list[str]:
+        """modules/txt2img.py: our panel's values, and what the script gets if it is selected."""
+        assert isinstance(request, gr.Request)
+        index, *values = args
+        count = len(arguments.NAMES)
+        self.generated.append(tuple(values[:count]))
+        if index == 2:
+            ours = dict(zip(refine_arguments.NAMES, values[count:], strict=True))
+            self.selected.append({"task": id_task, **ours})
+            if self.run is not None:
+                self.run(ours)
+        return [f"<b>drawn {len(self.generated)}</b>", str(len(self.generated))]
 
 
 def _modules() -> dict[str, types.ModuleType]:
     """The part of a host's ``modules`` package that the panel imports."""
     made = {name: types.ModuleType(name) for name in (
         "modules", "modules.ui_components", "modules.shared", "modules.script_callbacks",
+        "modules.scripts",
     )}  # fmt: skip
     for name, module in made.items():
         if name != "modules":
@@ -235,7 +218,12 @@ def _modules() -> dict[str, types.ModuleType]:
     made["modules.ui_components"].InputAccordion = InputAccordion
     made["modules.ui_components"].ToolButton = ToolButton
     made["modules.shared"].opts = types.SimpleNamespace()
-    made["modules.script_callbacks"].on_ui_settings = lambda callback: None
+    callbacks = made["modules.script_callbacks"]
+    callbacks.ui_tabs = []
+    callbacks.on_ui_settings = lambda callback: None
+    callbacks.on_ui_tabs = callbacks.ui_tabs.append
+    for tab in ("txt2img", "img2img"):
+        setattr(made["modules.scripts"], f"scripts_{tab}", types.SimpleNamespace())
     return made
 
 

@@ -1,0 +1,189 @@
+"""The section "Refine for this prompt": what its buttons call, with what, and what is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from crdiff_ext.families import FAMILIES
+from crdiff_ext.presets import load_presets
+from crdiff_ext.schedule import State
+from crdiff_ext.settings import Ratios
+from crdiff_ext.webui.arguments import DEFAULTS, NAMES
+from crdiff_ext.webui.job import ModelFacts
+from crdiff_ext.webui.library import Library
+from crdiff_ext.webui.refine_results import RESULTS, Result, Results, Row, table
+
+BEST = State(Ratios(0.4, 0.3, 0.2), 1.25)
+DENSE = State(Ratios(0, 0, 0))
+
+
+def result(session="mine", **more):
+    rows = [
+        Row(0, "dense", DENSE, 0.25),
+        Row(1, "start", State(Ratios(0.3, 0.3, 0.3)), None, "failed"),
+        Row(2, "candidate", BEST, 0.5),
+    ]
+    facts = ModelFacts(FAMILIES["sdxl"], "sdxl.safetensors")
+    made = Result(session, "fake", "a <b> cat", facts, (512, 640), 2, rows, **more)
+    RESULTS.put(made)
+    return made
+
+
+@pytest.fixture
+def library(tmp_path):
+    return Library(tmp_path / "presets.user.json")
+
+
+@pytest.fixture
+def host(webui, library):
+    from tests.webui.fakes.gradio_host import FakeAdapter, Host
+
+    return Host(FakeAdapter.of("sdxl"), library, webui.panel)
+
+
+def buttons(demo, tab="txt2img"):
+    """For each button that draws: its event's inputs, outputs and JavaScript, by elem_id."""
+    from tests.webui.test_panel import events
+
+    names = {c["id"]: c["props"].get("elem_id") for c in demo.get_config_file()["components"]}
+    found = {}
+    for elem_id, event, dependency in events(demo):
+        if event == "click" and elem_id is not None and elem_id.startswith((f"{tab}_", "script_")):
+            sides = [[names[one] for one in dependency[side]] for side in ("inputs", "outputs")]
+            found[elem_id] = (*sides, dependency["js"])
+    return found
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_the_buttons_do_what_generate_does(host, tab):
+    found = buttons(host.page(), tab)
+    inputs, outputs, js = found[f"{tab}_generate"]
+    assert js == "submit"
+    for name in ("run", "first", "second"):
+        ours = found[f"script_{tab}_crdiff_refine_{name}"]
+        assert ours[0][: len(inputs)] == inputs
+        assert ours[1] == [*outputs, f"script_{tab}_crdiff_refine_session"]
+        assert ours[2] == js
+
+
+def test_without_its_script_the_button_says_so(webui, host):
+    host.selectable = False
+    config = host.page().get_config_file()
+    parts = {c["props"].get("elem_id"): c["props"] for c in config["components"]}
+    assert parts["script_txt2img_crdiff_refine_run"]["interactive"] is False
+    assert "under Script instead" in parts["script_txt2img_crdiff_refine_message"]["value"]
+
+
+def test_only_the_script_and_its_arguments_are_replaced(webui):
+    from crdiff_ext.webui.refine_arguments import NAMES as OURS
+
+    panel = webui.refine_panel
+    place = panel.Place(dropdown=1 + 2 + len(OURS) + 1, index=3, first=3)
+    calls = []
+
+    def original(id_task, request, *args):
+        calls.append((id_task, request, *args))
+        return "images", "info"
+
+    button = panel.with_script(original, place, "")
+    host = ["task(1)", "request", "prompt", 0, "a", "b", *["theirs"] * len(OURS), "after"]
+    *given, name = button(*host, 12, 2, True, "")
+    assert given == ["images", "info"]
+    ours = [12, 2, True, "settings page", name, ""]
+    assert calls == [("task(1)", "request", "prompt", 3, "a", "b", *ours, "after")]
+    assert len(name) == 32
+    assert button(*host, 12, 2, True, name)[-1] != name  # a new search each time
+    chosen = panel.with_script(original, place, "second")
+    assert chosen(*host, 12, 2, True, name)[-1] == name
+    assert calls[-1][10:12] == (name, "second")
+    result(name, paused=True)
+    assert button(*host, 12, 2, True, name)[-1] == name  # it goes on
+
+
+def test_the_table_is_best_first_beside_dense():
+    text = table(result(message="a < b"))
+    assert text.index("0.4 / 0.3 / 0.2, k = 1.25") < text.index("<td>dense</td>")
+    assert "<td>0.5000</td><td>+0.2500</td>" in text
+    assert "failed" in text
+    assert "a &lt; b" in text
+
+
+def test_what_is_shown(webui):
+    result(waiting=True)
+    html, rows, hand, message = webui.refine_panel.shown("mine")
+    assert "crdiff-refined" in html
+    assert rows["value"] == rows["choices"][0] == "2: 0.4 / 0.3 / 0.2, k = 1.25, 0.5"
+    assert (hand["visible"], message) == (True, "")
+    assert webui.refine_panel.shown("nobody's")[0] == ""
+
+
+def test_use_these_ratios(webui):
+    label = result().ranked[0].label
+    message, *sliders = webui.refine_panel.use("mine", label)
+    assert [update["value"] for update in sliders] == ["set", 0.4, 0.3, 0.2, 1.25]
+    assert "on the sliders" in message
+    message, *sliders = webui.refine_panel.use("mine", "something else")
+    assert "choose a row" in message
+    assert not any("value" in update for update in sliders)
+
+
+def test_save_as_preset(webui, library):
+    rows = result().ranked
+    message, _ = webui.refine_panel.save(library, "mine", rows[0].label)
+    assert "saved: SDXL 512x640" in message
+    (saved,) = load_presets(library.path)
+    assert (saved.ratios, saved.k, saved.source) == (BEST.ratios, 1.25, "refined for one prompt")
+    known = saved.provenance
+    assert (known["prompt"], known["n"], known["score"], known["dense_score"]) == (
+        "a <b> cat", 2, 0.5, 0.25,
+    )  # fmt: skip
+    message, _ = webui.refine_panel.save(library, "mine", rows[1].label)
+    assert "no ratios to store" in message
+    assert len(load_presets(library.path)) == 1
+
+
+def test_results_are_bounded_and_without_the_prompt():
+    kept = Results(2)
+    for name in "abc":
+        kept.put(result(name))
+    listed = kept.listed()["results"]
+    assert [one["session"] for one in listed] == ["c", "b"]
+    assert "cat" not in str(listed)
+    assert listed[0]["rows"][0] == {
+        "number": 2, "kind": "candidate", "ratios": BEST.ratios.as_dict(), "k": 1.25,
+        "score": 0.5, "note": None,
+    }  # fmt: skip
+
+
+def test_pressed_in_a_browser(webui, host, chromium, tmp_path):
+    pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    from playwright.sync_api import expect
+
+    from tests.webui import browsing
+    from tests.webui.fakes.gradio_host import served
+
+    host.run = lambda asked: result(asked["session"])
+    with (
+        served(host.page()) as address,
+        browsing.browser(chromium) as started,
+        browsing.opened(started, address) as page,
+    ):
+        panel = browsing.Panel(page)
+        panel.unfold()
+        panel.unfold("refine")
+        panel.number("refine_budget", 12)
+        panel.part("refine_run").click()
+        expect(page.locator("table.crdiff-refined tr")).to_have_count(4)
+        (asked,) = host.selected
+        assert (asked["budget"], asked["seeds"], asked["choice"]) == (12, 2, "")
+        assert asked["task"] == "task(page)"
+        assert host.generated == [tuple(DEFAULTS[name] for name in NAMES)]
+        expect(page.locator("#txt2img_gallery")).to_contain_text("drawn 1")
+        panel.part("refine_use").click()
+        panel.says("SDXL 512x512: ratios 0.4 / 0.3 / 0.2 (set by hand)")
+        page.screenshot(path=tmp_path / "refine.png", full_page=True)
+        panel.part("refine_save").click()
+        panel.says("saved: SDXL 512x640", where="refine_message")
+        page.locator("#txt2img_generate").click()
+        expect(page.locator("#txt2img_gallery")).to_contain_text("drawn 2")
+        assert len(host.selected) == 1
