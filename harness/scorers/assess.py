@@ -167,7 +167,7 @@ def _score_sets(
         found.entries[cell.id][scorer.name] = {
             "value": scorer.distance(own, reference) if len(own) > 1 else None,
             "n": len(own),
-            "vs_dense": _difference(scorer, own, dense, reference) if compared else None,
+            "vs_dense": _difference(scorer, cell, own, dense, reference) if compared else None,
             "improved": None,
             "best_share": None,
         }
@@ -197,12 +197,15 @@ def _references(
 
 
 def _difference(
-    scorer: SetScorer, own: Array, dense: Array | None, reference: Reference
+    scorer: SetScorer, cell: RunCell, own: Array, dense: Array | None, reference: Reference
 ) -> dict[str, float] | None:
+    """The interval over prompts: all images of a prompt count together."""
     assert dense is not None
     if np.array_equal(own, dense):
         return _plain(Interval(0.0, 0.0, 0.0, 0.95, len(own)))
-    return _plain(scorer.difference(own, dense, reference))
+    prompts = [prompt for prompt, _ in cell.pairs]
+    repeated = len(set(prompts)) < len(prompts)
+    return _plain(scorer.difference(own, dense, reference, prompts if repeated else None))
 
 
 def by_prompt(pairs: Sequence[Pair], values: Array) -> Array:

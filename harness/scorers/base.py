@@ -195,9 +195,16 @@ class SetScorer(Scorer):
     def distance(self, features: Array, reference: Reference) -> float:
         """The score of a set's features [n, d]."""
 
-    def difference(self, method: Array, dense: Array, reference: Reference) -> Interval | None:
+    def difference(
+        self,
+        method: Array,
+        dense: Array,
+        reference: Reference,
+        prompts: Sequence[str] | None = None,
+    ) -> Interval | None:
         """Paired interval of distance(method) - distance(dense), features given image by image.
 
+        ``prompts``: each image's, where a prompt has several (seeds); else None.
         None where there are too few images for one that keeps its promise.
         """
         return None

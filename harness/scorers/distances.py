@@ -1,7 +1,7 @@
 """Distances between feature sets, in float64, and paired intervals of their differences.
 
 The intervals are those of a jackknife that leaves out one group of images at a time (the same of
-both methods; groups are runs of neighbours, so that images of one prompt stay together): the
+both methods; groups are runs of neighbouring prompts, whose images stay together): the
 estimate is corrected for the bias of order 1/n, and the half width is Student's quantile with
 ``groups - 1`` degrees of freedom times the jackknife's standard error. ``harness.frechet`` has a
 finer one for few features, which is out of reach with Inception's 2048.
@@ -9,7 +9,7 @@ finer one for few features, which is out of reach with Inception's 2048.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import linalg, stats
@@ -48,9 +48,12 @@ def frechet_distance(features: Array, reference: Reference) -> float:
     return float(np.square(mean - reference.mean).sum() + traces - 2 * root)
 
 
-def frechet_difference(method: Array, dense: Array, reference: Reference) -> Interval | None:
+def frechet_difference(
+    method: Array, dense: Array, reference: Reference, prompts: Sequence[str] | None = None
+) -> Interval | None:
     """Interval of d(method) - d(dense) from features [n, d] of paired images.
 
+    ``prompts``: each image's, for several seeds of a prompt; without, each image has its own.
     None below ``IMAGES_PER_FEATURE`` images a feature, where its coverage was not shown.
     """
     if len(method) < IMAGES_PER_FEATURE * method.shape[1]:
@@ -60,7 +63,7 @@ def frechet_difference(method: Array, dense: Array, reference: Reference) -> Int
         ours, theirs = (frechet_distance(x[rows], reference) for x in (method, dense))
         return ours - theirs
 
-    return jackknife(_same_length(method, dense), statistic)
+    return jackknife(_same_length(method, dense), statistic, prompts=prompts)
 
 
 def kernel_distance(features: Array, reference: Array) -> float:
@@ -80,7 +83,9 @@ def kernel_distance(features: Array, reference: Array) -> float:
     return float(found[KEY_METRIC_KID_MEAN])
 
 
-def kernel_difference(method: Array, dense: Array, reference: Array) -> Interval | None:
+def kernel_difference(
+    method: Array, dense: Array, reference: Array, prompts: Sequence[str] | None = None
+) -> Interval | None:
     """Interval of MMD^2(method) - MMD^2(dense), unbiased over all images; None for too few."""
     n = _same_length(method, dense)
     if n < FEWEST_FOR_KERNEL:
@@ -91,7 +96,7 @@ def kernel_difference(method: Array, dense: Array, reference: Array) -> Interval
         ours, theirs = (kernel.distance(rows) for kernel in kernels)
         return ours - theirs
 
-    return jackknife(n, statistic)
+    return jackknife(n, statistic, prompts=prompts)
 
 
 class _Kernel:
@@ -122,15 +127,24 @@ def cubic_kernel(a: Array, b: Array) -> Array:
 
 
 def jackknife(
-    n: int, statistic: Callable[[np.ndarray], float], groups: int = GROUPS, level: float = LEVEL
+    n: int,
+    statistic: Callable[[np.ndarray], float],
+    groups: int = GROUPS,
+    level: float = LEVEL,
+    prompts: Sequence[str] | None = None,
 ) -> Interval:
-    """Interval of a statistic of ``n`` images, by leaving out one group of neighbours at a time.
+    """Interval of a statistic of ``n`` images, by leaving out one group of prompts at a time.
 
-    ``statistic`` takes the row numbers that are left in. With fewer images than groups, each is a
-    group.
+    ``statistic`` takes the row numbers that are left in. ``prompts`` [n] says which images belong
+    together; without, each is its own. With fewer prompts than groups, each is a group.
     """
     everyone = np.arange(n)
-    blocks = np.array_split(everyone, min(groups, n))
+    together: dict[object, list[int]] = {}
+    for row, prompt in enumerate(everyone if prompts is None else prompts):
+        together.setdefault(prompt, []).append(row)
+    runs = list(together.values())
+    places = np.array_split(np.arange(len(runs)), min(groups, len(runs)))
+    blocks = [np.concatenate([runs[place] for place in block]) for block in places]
     g = len(blocks)
     without = np.array([statistic(np.setdiff1d(everyone, block)) for block in blocks])
     pseudo = g * statistic(everyone) - (g - 1) * without

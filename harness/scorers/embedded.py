@@ -23,7 +23,7 @@ from harness.embedded.reward import (
 from harness.embedded.weights import embedded_model_dir
 from harness.frechet import Frechet
 from harness.scorers.base import ImageScorer, Scorer, SetScorer, file_sha256, prepare
-from harness.scorers.distances import frechet_distance
+from harness.scorers.distances import frechet_difference, frechet_distance
 from harness.scorers.reference import Reference
 from harness.stats import Array, Interval
 
@@ -108,8 +108,20 @@ class EmbeddedFrechet(_Embedded, SetScorer):
         """Frechet distance."""
         return frechet_distance(features, reference)
 
-    def difference(self, method: Array, dense: Array, reference: Reference) -> Interval | None:
-        """By the corrected jackknife of ``harness.frechet``; it needs the reference's images."""
+    def difference(
+        self,
+        method: Array,
+        dense: Array,
+        reference: Reference,
+        prompts: Sequence[str] | None = None,
+    ) -> Interval | None:
+        """By the corrected jackknife of ``harness.frechet``; it needs the reference's images.
+
+        That one counts single images. With several seeds of a prompt: by the plain one, over
+        prompts, which errs towards wide.
+        """
+        if prompts is not None:
+            return frechet_difference(method, dense, reference, prompts)
         if reference.features is None:
             return None
         frechet = Frechet(reference.features)

@@ -139,9 +139,15 @@ class _Frechet(InceptionScorer):
         """Frechet distance in float64 from mean and unbiased covariance."""
         return frechet_distance(features, reference)
 
-    def difference(self, method: Array, dense: Array, reference: Reference) -> Interval | None:
+    def difference(
+        self,
+        method: Array,
+        dense: Array,
+        reference: Reference,
+        prompts: Sequence[str] | None = None,
+    ) -> Interval | None:
         """By a jackknife over groups of images; None below two images a feature."""
-        return frechet_difference(method, dense, reference)
+        return frechet_difference(method, dense, reference, prompts)
 
 
 class Fid(_Frechet, _Torchmetrics):
@@ -184,11 +190,17 @@ class Kid(_Torchmetrics):
             raise CRDiffError(NO_IMAGES)
         return kernel_distance(features, reference.features)
 
-    def difference(self, method: Array, dense: Array, reference: Reference) -> Interval | None:
+    def difference(
+        self,
+        method: Array,
+        dense: Array,
+        reference: Reference,
+        prompts: Sequence[str] | None = None,
+    ) -> Interval | None:
         """Jackknife interval of the difference of the unbiased estimates over all images."""
         if reference.features is None:
             raise CRDiffError(NO_IMAGES)
-        return kernel_difference(method, dense, reference.features)
+        return kernel_difference(method, dense, reference.features, prompts)
 
     def unsuited(self, source: ReferenceSource) -> str | None:
         """KID compares images with images."""

@@ -80,6 +80,33 @@ def test_groups_are_neighbours() -> None:
     assert sorted(map(sorted, left_out[:25])) == [list(range(i, i + 4)) for i in range(0, 100, 4)]
 
 
+def test_images_of_a_prompt_are_left_out_together_wherever_they_lie() -> None:
+    prompts = [f"{i % 50}" for i in range(100)]  # the second seeds after all first ones
+    left_out: list[set[int]] = []
+
+    def statistic(rows: np.ndarray) -> float:
+        left_out.append(set(range(100)) - set(rows.tolist()))
+        return 0.0
+
+    jackknife(100, statistic, groups=25, prompts=prompts)
+    assert sorted(map(sorted, left_out[:25])) == [
+        [i, i + 1, i + 50, i + 51] for i in range(0, 50, 2)
+    ]
+
+
+def test_seeds_that_repeat_a_prompt_add_no_certainty() -> None:
+    """The same images twice: as wide as once."""
+    rng = np.random.default_rng(6)
+    values = rng.normal(size=64)
+    once = jackknife(64, lambda rows: float(values[rows].mean()))
+    doubled = np.concatenate([values, values])
+    names = [str(i) for i in range(64)]
+    twice = jackknife(128, lambda rows: float(doubled[rows].mean()), prompts=names + names)
+    blind = jackknife(128, lambda rows: float(doubled[rows].mean()))
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+    assert blind.high - blind.low < 0.85 * (once.high - once.low)
+
+
 def test_frechet_difference_needs_images_and_pairs() -> None:
     rng = np.random.default_rng(4)
     reference = Reference.of_features(rng.normal(size=(50, D)))
