@@ -116,10 +116,19 @@ class RefinePanel:
     def _press(self, button: Any, choice: str, pressed: Pressed, place: Place) -> None:
         parts = self.parts
         asked = [parts[name] for name in ("budget", "seeds", "search_k", "session")]
-        done = button.click(
+        quiet = {"queue": False, "show_progress": "hidden", "api_name": False}
+        named = button.click(
+            fn=partial(name_of, choice),
+            inputs=[parts["session"]],
+            outputs=[parts["session"]],
+            **quiet,
+        )
+        # The outputs have to be the host's own and no more: Forge's JavaScript drops the last four
+        # values, and gradio 4 moves what follows a gr.State if their number is not the inputs'.
+        done = named.then(
             fn=with_script(pressed.fn, place, choice),
             inputs=[*pressed.inputs, *asked],
-            outputs=[*pressed.outputs, parts["session"]],
+            outputs=pressed.outputs,
             show_progress=False,
             api_name=False,
             **{_JS: pressed.js},
@@ -128,9 +137,7 @@ class RefinePanel:
             fn=shown,
             inputs=[parts["session"]],
             outputs=[parts["result"], parts["row"], parts["hand"], parts["message"]],
-            queue=False,
-            show_progress="hidden",
-            api_name=False,
+            **quiet,
         )
 
 
@@ -170,26 +177,29 @@ def build(script: Any) -> RefinePanel:
     return RefinePanel(parts)
 
 
+def name_of(choice: str, session: str) -> str:
+    """The search that a button goes on with, or a new one's name."""
+    return session if choice or _paused(session) else uuid4().hex
+
+
 def with_script(original: Callable[..., Any], place: Place, choice: str) -> Callable[..., Any]:
     """The host's Generate with our script; the panel's four values come last.
 
-    Returns what the host returns, and the search's name. ``wraps`` keeps the signature, by which
-    gradio knows that it has to hand over the request.
+    ``wraps`` keeps the signature, by which gradio knows that it has to hand over the request.
     """
 
     @wraps(original)
-    def pressed(*args: Any) -> list[Any]:
+    def pressed(*args: Any) -> Any:
         *given, budget, seeds, search_k, session = args
-        name = session if choice or _paused(session) else uuid4().hex
         values = {
             "budget": budget,
             "seeds": seeds,
             "search_k": search_k,
             "judge": BY_SETTINGS,
-            "session": name,
+            "session": session,
             "choice": choice,
         }
-        return [*original(*place.put(given, values)), name]
+        return original(*place.put(given, values))
 
     return pressed
 

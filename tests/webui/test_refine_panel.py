@@ -14,6 +14,7 @@ from crdiff_ext.webui.library import Library
 from crdiff_ext.webui.refine_results import RESULTS, Result, Results, Row, table
 
 BEST = State(Ratios(0.4, 0.3, 0.2), 1.25)
+PANEL = ("budget", "seeds", "search_k", "session")
 DENSE = State(Ratios(0, 0, 0))
 
 
@@ -41,29 +42,31 @@ def host(webui, library):
     return Host(FakeAdapter.of("sdxl"), library, webui.panel)
 
 
-def buttons(demo, tab="txt2img"):
+def drawing(demo, tab):
     """For each button that draws: its event's inputs, outputs and JavaScript, by elem_id."""
     from tests.webui.test_panel import events
 
     names = {c["id"]: c["props"].get("elem_id") for c in demo.get_config_file()["components"]}
     found = {}
-    for elem_id, event, dependency in events(demo):
-        if event == "click" and elem_id is not None and elem_id.startswith((f"{tab}_", "script_")):
-            sides = [[names[one] for one in dependency[side]] for side in ("inputs", "outputs")]
-            found[elem_id] = (*sides, dependency["js"])
+    for elem_id, _, dependency in events(demo):
+        sides = [[names[one] for one in dependency[side]] for side in ("inputs", "outputs")]
+        if f"{tab}_gallery" in sides[1]:
+            found[elem_id or "then"] = (*sides, dependency["js"])
+            found.setdefault("all", []).append(found[elem_id or "then"])
     return found
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
 def test_the_buttons_do_what_generate_does(host, tab):
-    found = buttons(host.page(), tab)
-    inputs, outputs, js = found[f"{tab}_generate"]
+    found = drawing(host.page(), tab)
+    inputs, outputs, js = generate = found[f"{tab}_generate"]
     assert js == "submit"
-    for name in ("run", "first", "second"):
-        ours = found[f"script_{tab}_crdiff_refine_{name}"]
-        assert ours[0][: len(inputs)] == inputs
-        assert ours[1] == [*outputs, f"script_{tab}_crdiff_refine_session"]
-        assert ours[2] == js
+    ours = [event for event in found["all"] if event != generate]
+    assert len(ours) == 3
+    for event in ours:
+        asked = [f"script_{tab}_crdiff_refine_{n}" for n in PANEL]
+        # no more outputs: hosts' JavaScript counts them
+        assert event == ([*inputs, *asked], outputs, js)
 
 
 def test_without_its_script_the_button_says_so(webui, host):
@@ -87,17 +90,21 @@ def test_only_the_script_and_its_arguments_are_replaced(webui):
 
     button = panel.with_script(original, place, "")
     host = ["task(1)", "request", "prompt", 0, "a", "b", *["theirs"] * len(OURS), "after"]
-    *given, name = button(*host, 12, 2, True, "")
-    assert given == ["images", "info"]
-    ours = [12, 2, True, "settings page", name, ""]
+    assert button(*host, 12, 2, True, "mine") == ("images", "info")
+    ours = [12, 2, True, "settings page", "mine", ""]
     assert calls == [("task(1)", "request", "prompt", 3, "a", "b", *ours, "after")]
-    assert len(name) == 32
-    assert button(*host, 12, 2, True, name)[-1] != name  # a new search each time
-    chosen = panel.with_script(original, place, "second")
-    assert chosen(*host, 12, 2, True, name)[-1] == name
-    assert calls[-1][10:12] == (name, "second")
-    result(name, paused=True)
-    assert button(*host, 12, 2, True, name)[-1] == name  # it goes on
+    panel.with_script(original, place, "second")(*host, 12, 2, True, "mine")
+    assert calls[-1][10:12] == ("mine", "second")
+
+
+def test_each_search_has_a_name_of_its_own(webui):
+    name = webui.refine_panel.name_of
+    first = name("", "")
+    assert len(first) == 32
+    assert name("", first) != first
+    assert name("second", first) == first
+    result(first, paused=True)
+    assert name("", first) == first  # it goes on
 
 
 def test_the_table_is_best_first_beside_dense():
