@@ -190,7 +190,7 @@ def table(result: Result) -> str:
     if lines:
         parts.append(
             f'<table class="crdiff-refined"><tr>{head}</tr>{"".join(lines)}</table>'
-            f"<div>judged by {escape(result.judge)}, {result.seeds} seeds a round</div>"
+            f"<div>judged by {escape(result.judge)}; seeds a round: {result.seeds}</div>"
         )
     return "".join(parts)
 

@@ -185,12 +185,12 @@ def test_pressed_in_a_browser(webui, host, chromium, tmp_path):
         assert (asked["budget"], asked["seeds"], asked["choice"]) == (12, 2, "")
         assert asked["task"] == "task(page)"
         assert host.generated == [tuple(DEFAULTS[name] for name in NAMES)]
-        expect(page.locator("#txt2img_gallery")).to_contain_text("drawn 1")
+        expect(page.locator("#txt2img_gallery").first).to_contain_text("drawn 1")
         panel.part("refine_use").click()
         panel.says("SDXL 512x512: ratios 0.4 / 0.3 / 0.2 (set by hand)")
         page.screenshot(path=tmp_path / "refine.png", full_page=True)
         panel.part("refine_save").click()
         panel.says("saved: SDXL 512x640", where="refine_message")
         page.locator("#txt2img_generate").click()
-        expect(page.locator("#txt2img_gallery")).to_contain_text("drawn 2")
+        expect(page.locator("#txt2img_gallery").first).to_contain_text("drawn 2")
         assert len(host.selected) == 1
