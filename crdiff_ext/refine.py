@@ -15,6 +15,8 @@ from .errors import CRDiffError
 from .schedule import Schedule, State
 
 K_RANGE = (1.0, 2.0)
+_T0 = 0.02
+"""In units of the score; the differences between candidates for one prompt are larger."""
 _COOLED = 0.2
 """What is left of the temperature, and so of the moves, in the last round."""
 
@@ -50,6 +52,8 @@ class Judged:
 def refine_schedule(start: State, rounds: int, search_k: bool = True) -> Schedule:
     """A schedule that spends ``rounds`` candidates around ``start``: no restarts, quick cooling.
 
+    Moves start at half of the box, since a dozen small ones lead nowhere, and hardly any goes
+    down. ``docs/search.md`` has what this gains over smaller moves.
     ``search_k``: k is searched too, within ``K_RANGE`` (widened to hold the start's).
     """
     rounds = max(1, rounds)
@@ -61,8 +65,9 @@ def refine_schedule(start: State, rounds: int, search_k: bool = True) -> Schedul
         high=max(0.8, *ratios),
         iterations=rounds + 1,
         cooling=_COOLED ** (1 / rounds),
-        step=0.15,
-        step_floor=0.02,
+        temperature=_T0,
+        step=0.4,
+        step_floor=0.05,
         patience=rounds + 1,
         reheats=0,
         restarts=0,
