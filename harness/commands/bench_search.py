@@ -14,6 +14,7 @@ from crdiff_ext.errors import CRDiffError
 
 if TYPE_CHECKING:
     from harness.searching.compare import Contender
+    from harness.searching.grid import Grid
 
 
 CHANCE = 192  # captions of the grid that stands in where none is stored
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=_at_least(2), default=20, help="of the winner's curse (default: 20)")
     add("--jobs", type=_at_least(1), default=1, help="searches at once (default: 1)")
     add("--out", type=Path, metavar="DIR", help="write search.json and search.md there too")
+    add("--refine", action="store_true", help="only what a search for one prompt gains")
     add("--grid", type=Path, metavar="FILE", help="a grid of real rewards (default: the shipped)")
     add("--build", type=Path, metavar="FILE", help="draw the grid of real rewards anew, into FILE")
     add("--captions", type=int, default=192, help="of the grid to build (default: 192)")
@@ -54,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     path = args.grid or GRID
     grid = Grid.load(path) if args.grid or path.exists() else None
+    if args.refine:
+        return _refine(grid, args.json)
     runners = _wanted(args, contenders(args.iterations))
     result: dict[str, Any] = {
         "captions": args.judging,
@@ -84,6 +88,24 @@ def run(args: argparse.Namespace) -> int:
         _write(args.out, result, tables)
     if args.json:
         print(json.dumps(_finite(result), indent=1, allow_nan=False))
+    return 0
+
+
+def _refine(grid: Grid | None, as_json: bool) -> int:
+    from harness.searching.compare import makers
+    from harness.searching.refine_gain import IMAGES, gains
+
+    rows = gains(makers(grid, IMAGES))
+    if as_json:
+        print(json.dumps({"refine": rows}, indent=1, allow_nan=False))
+        return 0
+    print(f"One prompt, {IMAGES} images a state: gain over dense by the search's own score")
+    print(f"{'on':12}{'images':>8}  {'moves':14}{'gain':>8}{'+-':>8}{'n':>5}")
+    for row in rows:
+        print(
+            f"{row['on']:12}{row['images']:8}  {row['moves']:14}{row['gain']:+8.3f}"
+            f"{row['error']:8.3f}{row['n']:5}"
+        )
     return 0
 
 

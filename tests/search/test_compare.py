@@ -16,6 +16,7 @@ from harness.modelhash import model_hash
 from harness.searching.compare import PLAIN, Curve, contenders, makers, race, winners_curse
 from harness.searching.grid import GRID, Grid
 from harness.searching.landscapes import synthetic
+from harness.searching.refine_gain import IMAGES, gain, gains, schedules
 from harness.searching.stopping import LEVEL, estimate, hopeless, wilcoxon_prunes
 
 
@@ -120,3 +121,14 @@ def test_the_winners_curse_is_seen_where_there_is_nothing_to_win() -> None:
     assert few["search"] > 0.2
     assert few["held_out"] < few["search"] / 2
     assert State(Ratios(0, 0, 0)).is_dense
+
+
+def test_a_search_for_one_prompt_gains_more_by_large_moves() -> None:
+    rows = {(row["images"], row["moves"]): row for row in gains(makers(None, IMAGES), range(40))}
+    assert rows[24, "as shipped"]["gain"] > rows[24, "small moves"]["gain"] > 0
+    assert rows[48, "as shipped"]["gain"] > rows[12, "as shipped"]["gain"]
+    land = makers(None, IMAGES)["synthetic"](3)
+    schedule = schedules(10)["as shipped"]
+    found = gain(schedule, land, 3)
+    assert land.images == IMAGES * 12  # dense, the start and ten candidates, none drawn in vain
+    assert found >= 0
