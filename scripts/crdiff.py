@@ -21,6 +21,7 @@ from crdiff_ext.webui import (
     refine_script,
     refining,
     reward,
+    rounds,
     session,
     xyz,
 )
@@ -66,6 +67,7 @@ class CRDiffScript(scripts.Script):
     def process(self, p: Any, *args: Any) -> None:
         """Before anything is sampled."""
         session.start(p, args, LIBRARY)
+        rounds.note_model(p, ADAPTER)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
         """Before each sampling, in hosts that have this hook."""

@@ -52,6 +52,11 @@ class A1111Adapter:
     def before_sampling(self, p: Any) -> None:
         """Nothing: 1.10's hook comes too early for refiner and LoRA, and older hosts lack it."""
 
+    def settle(self) -> None:
+        """A refiner's or a hires pass' checkpoint stays in memory until the next generation."""
+        if sd_models.model_data.sd_model is not None:
+            sd_models.reload_model_weights()  # nothing, if it is the chosen one
+
     def loaded_model(self) -> ModelFacts | None:
         """The model in memory; never loads one, as ``shared.sd_model`` would."""
         model = sd_models.model_data.sd_model

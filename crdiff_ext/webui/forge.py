@@ -99,6 +99,9 @@ class ForgeAdapter:
         if job is not None:
             self._put(p, job, _begin(p))
 
+    def settle(self) -> None:
+        """Nothing: the chosen model is told by the page's choice, whatever is in memory."""
+
     def loaded_model(self) -> ModelFacts | None:
         """The model that the next generation uses: in memory, or chosen and told by its file."""
         return self._models.chosen()

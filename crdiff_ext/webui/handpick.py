@@ -45,6 +45,21 @@ _FIELDS = {
     "hr_resize_x": "the hires width",
     "hr_resize_y": "the hires height",
     "hr_upscaler": "the hires upscaler",
+    "hr_second_pass_steps": "the hires steps",
+    "hr_checkpoint_name": "the hires checkpoint",
+    "hr_sampler_name": "the hires sampler",
+    "hr_prompt": "the hires prompt",
+    "hr_negative_prompt": "the hires negative prompt",
+    "refiner_checkpoint": "the refiner",
+    "refiner_switch_at": "the refiner's switch",
+    "distilled_cfg_scale": "the distilled CFG scale",
+    "subseed_strength": "the variation strength",
+    "tiling": "tiling",
+    "resize_mode": "the resize mode",
+    "mask_blur": "the mask's blur",
+    "inpainting_fill": "the masked content",
+    "inpaint_full_res": "the inpaint area",
+    "inpainting_mask_invert": "the mask mode",
     "override_settings": "the overridden settings",
 }
 
@@ -105,16 +120,17 @@ def step(task: Task) -> Any:
     else:
         processing.fix_seed(p)
     rounds = Rounds(p, asked.seeds, asked.budget // asked.seeds)
+    rounds.expect(2 if picking is None else 1)
     try:
         if picking is None:
             picking = _begin(task, rounds, seeds)
         elif asked.choice:
             _choose(picking, asked.choice == SECOND)
         _go_on(task, picking, rounds)
-    except Stopped:
+    except Stopped as stop:
         if picking is None:
             raise CRDiffError("interrupted before there was anything to choose from") from None
-        return _show(task, picking, "interrupted: press the button again to go on")
+        return _show(task, picking, f"{stop}: press the button again to go on")
     return _show(task, picking, "")
 
 
@@ -126,6 +142,7 @@ def _begin(task: Task, rounds: Rounds, seeds: tuple[Any, Any]) -> Picking:
     drawn = first or draw(task, rounds, asked)
     if drawn is None:
         raise CRDiffError("the dense images could not be drawn: see the host's log")
+    picking.facts = task.facts = rounds.model or task.facts
     search.prefer(False)  # the first round is the favourite either way
     picking.favourite = asked, drawn
     SESSIONS.put(task.asked.session, picking)
@@ -154,7 +171,7 @@ def _go_on(task: Task, picking: Picking, rounds: Rounds) -> None:
         picking.search.tell(None)
         failed += 1
         if failed == FAILURES:
-            raise CRDiffError(f"{failed} rounds in a row could not be drawn: see the host's log")
+            raise Stopped(f"{failed} rounds in a row could not be drawn, see the host's log")
 
 
 def _show(task: Task, picking: Picking, message: str, changed: bool = False) -> Any:
@@ -208,6 +225,8 @@ def _made_for(task: Task, seeds: tuple[Any, Any]) -> dict[str, str]:
     texts["the budget, or what is searched,"] = repr((asked.budget, asked.seeds, asked.search_k))
     images = getattr(p, "init_images", None) or ()
     texts["the image to start from"] = repr([_hash(image) for image in images])
+    mask = getattr(p, "image_mask", None)
+    texts["the mask"] = "" if mask is None else _hash(mask)
     return texts
 
 
@@ -219,9 +238,12 @@ def _changed(picking: Picking, task: Task) -> str:
         if picking.made_for[name] == "any" and now[name] == str(int(seed)):
             now[name] = "any"
     changed = [name for name, text in picking.made_for.items() if now[name] != text]
-    loaded = task.adapter.loaded_model()
-    if loaded is not None and picking.facts is not None and loaded != picking.facts:
-        changed.append("the model")
+    if "sd_model_checkpoint" not in (task.p.override_settings or {}) and picking.facts is not None:
+        task.adapter.settle()
+        loaded = task.adapter.loaded_model()
+        # Not all of it: a host may learn a file's hash, or its kind of prediction, by drawing.
+        if loaded is not None and loaded.checkpoint != picking.facts.checkpoint:
+            changed.append("the model")
     return ", ".join(changed)
 
 

@@ -20,6 +20,9 @@ class Adapter(Protocol):
     def before_sampling(self, p: Any) -> None:
         """The host's hook before each sampling, where it has one."""
 
+    def settle(self) -> None:
+        """Have the chosen checkpoint loaded, where the last generation left another one behind."""
+
     def loaded_model(self) -> ModelFacts | None:
         """The model that is loaded now, for the panel's line; None when there is none. Fast."""
 

@@ -111,8 +111,11 @@ def _add_reward() -> None:
         "starting may take five times as long; then it is stopped"
     )
     _add(HARNESS_PYTHON, "Python of the harness' environment", gr.Textbox, {}).info(
-        "empty: the one that `make env` makes in the extension's folder"
+        "empty: the one that `make env` makes in the extension's folder, which is also used while "
+        "the WebUI can be reached from elsewhere without --enable-insecure-extension-access"
     )
+    for key in (REWARD_WEIGHTS, HARNESS_PYTHON):  # paths of this machine: not through the API
+        shared.opts.data_labels[key].restrict_api = True
 
 
 def default_mode() -> str:
@@ -181,7 +184,13 @@ def reward_timeout() -> float:
 
 
 def harness_python() -> str:
-    """The interpreter of the harness' environment, or empty for the extension's own."""
+    """The interpreter of the harness' environment, or empty for the extension's own.
+
+    Whoever may change the settings from elsewhere must not choose a program to run: hosts close
+    their extensions' page by the same flag then.
+    """
+    if getattr(shared.cmd_opts, "disable_extension_access", False):
+        return ""
     return _text(HARNESS_PYTHON)
 
 

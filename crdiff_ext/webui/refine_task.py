@@ -17,7 +17,7 @@ from .hosts import Adapter
 from .job import ModelFacts, decide_for
 from .library import Library
 from .refine_arguments import Request
-from .rounds import Drawn, Failed, Rounds, Stopped
+from .rounds import BadStart, Drawn, Failed, Rounds, Stopped
 
 logger = logging.getLogger("crdiff")
 
@@ -50,11 +50,12 @@ def prepare(task: Task, rounds: Rounds) -> tuple[Refinement, Drawn | None]:
     Raises CRDiffError where CR-Diff would not act.
     """
     first = None
-    if "sd_model_checkpoint" not in task.p.override_settings:
+    if "sd_model_checkpoint" not in (task.p.override_settings or {}):
+        task.adapter.settle()
         task.facts = task.adapter.loaded_model()
     if task.facts is None:
         first = rounds.draw(DENSE, 0, "dense")
-        task.facts = task.adapter.loaded_model()
+        task.facts = rounds.model or task.adapter.loaded_model()
     if task.facts is None:
         raise CRDiffError("no model is loaded: make one image first")
     asked = task.asked
@@ -97,7 +98,7 @@ def draw(task: Task, rounds: Rounds, asked: Round) -> Drawn | None:
     """
     try:
         return rounds.draw(asked.state, asked.number, asked.kind)
-    except Stopped:
+    except (Stopped, BadStart):
         raise
     except Failed as error:
         sentence = str(error)

@@ -14,10 +14,19 @@ from ..refine import Round
 from ..schedule import State
 from . import infotext, session
 from .arguments import SET
+from .hosts import Adapter
+from .job import ModelFacts
+
+SEEN = "crdiff_seen"
+"""On ``p``: a list into which the model that draws is put, as soon as it is loaded."""
 
 
 class Stopped(CRDiffError):
     """The user interrupted."""
+
+
+class BadStart(CRDiffError):
+    """What the generation starts from can't be used, in no round."""
 
 
 class Failed(CRDiffError):
@@ -63,9 +72,19 @@ class Rounds:
 
     def __init__(self, p: Any, seeds: int, count: int) -> None:
         self._p, self._seeds, self._count = p, seeds, count
+        self._seen: list[ModelFacts | None] = []
         # The user's batch size where it divides the seeds, for the same pixels.
         self._batch = max(n for n in range(1, seeds + 1) if seeds % n == 0 and n <= p.batch_size)
-        shared.state.job_count = count * seeds // self._batch
+        self.expect(count)
+
+    def expect(self, rounds: int) -> None:
+        """So many rounds are to be drawn from now on, for the progress bar."""
+        shared.state.job_count = rounds * self._seeds // self._batch
+
+    @property
+    def model(self) -> ModelFacts | None:
+        """The model that drew the last round; a host's override of it counts."""
+        return self._seen[-1] if self._seen else None
 
     def draw(self, state: State, number: int, kind: str) -> Drawn:
         """One round. Raises Stopped, Failed, and whatever the host raises."""
@@ -89,9 +108,11 @@ class Rounds:
         p.override_settings = dict(p.override_settings or {})
         p.batch_size, p.n_iter = self._batch, 1
         p.do_not_save_grid = True
+        _start_from_one(p)
         if not p.subseed_strength:  # as the host numbers the images of one generation
             p.seed = p.seed + start
         p.subseed = p.subseed + start
+        setattr(p, SEEN, self._seen)
         setattr(p, session.OVERRIDES, {**getattr(p, session.OVERRIDES, {}), **overrides(state)})
         return processing.process_images(p), p
 
@@ -112,6 +133,25 @@ class Rounds:
     def _stop_if_asked() -> None:
         if interrupted():
             raise Stopped("interrupted")
+
+
+def note_model(p: Any, adapter: Adapter) -> None:
+    """In the host's ``process`` hook: the model is loaded, and no refiner yet."""
+    seen = getattr(p, SEEN, None)
+    if seen is not None:
+        seen.append(adapter.loaded_model())
+
+
+def _start_from_one(p: Any) -> None:
+    """Hosts repeat one initial image for a batch of any size, and refuse more than the batch has.
+
+    Raises CRDiffError for different ones.
+    """
+    images = getattr(p, "init_images", None)
+    if images and len(images) > 1:
+        if any(image is not images[0] for image in images):
+            raise BadStart("there are several images to start from: give one")
+        p.init_images = images[:1]
 
 
 def interrupted() -> bool:

@@ -132,11 +132,12 @@ def jackknife(
     groups: int = GROUPS,
     level: float = LEVEL,
     prompts: Sequence[str] | None = None,
-) -> Interval:
+) -> Interval | None:
     """Interval of a statistic of ``n`` images, by leaving out one group of prompts at a time.
 
     ``statistic`` takes the row numbers that are left in. ``prompts`` [n] says which images belong
     together; without, each is its own. With fewer prompts than groups, each is a group.
+    None where leaving one group out would leave fewer than two images.
     """
     everyone = np.arange(n)
     together: dict[object, list[int]] = {}
@@ -146,6 +147,8 @@ def jackknife(
     places = np.array_split(np.arange(len(runs)), min(groups, len(runs)))
     blocks = [np.concatenate([runs[place] for place in block]) for block in places]
     g = len(blocks)
+    if n - max(map(len, blocks)) < 2:
+        return None
     without = np.array([statistic(np.setdiff1d(everyone, block)) for block in blocks])
     pseudo = g * statistic(everyone) - (g - 1) * without
     half = stats.t.ppf(0.5 + level / 2, g - 1) * pseudo.std(ddof=1) / np.sqrt(g)

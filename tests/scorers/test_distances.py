@@ -107,6 +107,17 @@ def test_seeds_that_repeat_a_prompt_add_no_certainty() -> None:
     assert blind.high - blind.low < 0.85 * (once.high - once.low)
 
 
+def test_seeds_of_a_single_prompt_have_no_interval() -> None:
+    rng = np.random.default_rng(7)
+    x, y, big = rng.normal(size=(24, D)), rng.normal(size=(24, D)), rng.normal(size=(50, D))
+    names = ["only"] * 24
+    assert frechet_difference(x, y, Reference.of_features(big), names) is None
+    assert kernel_difference(x, y, big, names) is None
+    assert frechet_difference(x, y, Reference.of_features(big), [*names[:-1], "one"]) is None
+    pairs = [str(i // 2) for i in range(24)]
+    assert frechet_difference(x, y, Reference.of_features(big), pairs) is not None
+
+
 def test_frechet_difference_needs_images_and_pairs() -> None:
     rng = np.random.default_rng(4)
     reference = Reference.of_features(rng.normal(size=(50, D)))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from PIL import Image
+
+from tests.webui.jobs import Model
 
 fastapi = pytest.importorskip("fastapi", reason="needs fastapi: run `make test-webui`")
 pytest.importorskip("gradio", reason="needs gradio: run `make test-webui`")
@@ -119,3 +124,54 @@ def test_hand_wins_over_the_settings_page(world):
     made = world.run(world.p(), **ASKED, judge="hand")
     assert notes(made)[0] == "0 dense favourite"
     assert world.judge.asked == []
+
+
+def test_three_failures_in_a_row_leave_a_search_that_goes_on(world):
+    def fail(number):
+        if 2 <= number <= 4:
+            raise RuntimeError("out of memory")
+
+    world.before = fail
+    made = world.run(world.p(), **ASKED | {"budget": 14})
+    assert notes(made) == ["0 dense favourite"] * 2
+    assert "3 rounds in a row could not be drawn" in made.comments
+    assert world.results.get("mine").paused
+    again = world.run(world.p(), **ASKED | {"budget": 14})
+    assert notes(again)[2:] == ["4 candidate challenger"] * 2
+
+
+def test_what_a_host_learns_of_the_model_by_drawing_is_no_change(world):
+    """Forge: a file's hash, and its kind of prediction, aren't known before it was loaded."""
+    facts = world.model.facts
+    world.model.facts = lambda: replace(facts(), hash="")
+    world.run(world.p(), **ASKED)
+    world.model.facts = lambda: replace(facts(), hash="0123456789")
+    made = world.run(world.p(), **ASKED, choice="second")
+    assert "changed" not in made.comments
+    world.model.facts = lambda: replace(facts(), checkpoint="other")
+    made = world.run(world.p(), **ASKED, choice="second")
+    assert "the model changed" in made.comments
+
+
+def test_a_refiner_left_in_memory_is_no_change(world):
+    world.run(world.p(), **ASKED)
+    base, refiner = world.model, Model("sd15")
+    world.model = refiner
+    world.settled = lambda: setattr(world, "model", base)
+    made = world.run(world.p(), **ASKED, choice="second")
+    assert "changed" not in made.comments
+    assert len(world.drawn) == 6
+
+
+def test_another_mask_is_told(world):
+    masks = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    world.run(world.p(image_mask=masks[0]), **ASKED)
+    made = world.run(world.p(image_mask=masks[1]), **ASKED, choice="second")
+    assert "the mask changed" in made.comments
+
+
+def test_the_progress_bar_expects_what_is_drawn(world):
+    world.run(world.p(), **ASKED)
+    assert world.state.job_count == 4
+    world.run(world.p(), **ASKED, choice="second")
+    assert world.state.job_count == 2

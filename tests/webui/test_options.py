@@ -106,3 +106,15 @@ def test_inner_passes_only_for_true(host, options):
     for wrong in ("yes", 1, None):
         host.opts.data[KEYS[2]] = wrong
         assert options.inner_passes() is False
+
+
+def test_who_reaches_the_page_from_elsewhere_chooses_no_program(options, monkeypatch):
+    from modules import shared
+
+    options.add()
+    shared.opts.data["crdiff_harness_python"] = "/a/program"
+    assert options.harness_python() == "/a/program"
+    for key in ("crdiff_harness_python", "crdiff_reward_weights"):
+        assert shared.opts.data_labels[key].restrict_api
+    monkeypatch.setattr(shared.cmd_opts, "disable_extension_access", True, raising=False)
+    assert options.harness_python() == ""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import pytest
+from PIL import Image
 
 from crdiff_ext.settings import Ratios
 from crdiff_ext.webui.arguments import DEFAULTS, NAMES
@@ -212,3 +216,32 @@ def test_another_model_next_time(world):
     world.model = Model("sd15")
     world.run(world.p(width=560, height=400), **ASKED)
     assert world.results.get("mine").facts.family.name == "sd15"
+
+
+def test_the_model_is_that_which_drew(world, monkeypatch):
+    """A host restores an overridden checkpoint before the search can ask for it."""
+    page, other = world.model, Model("sdxl")
+    facts = replace(other.facts(), checkpoint="other")
+    other.facts = lambda: facts
+    draw = world.process_images
+
+    def with_the_other(p):
+        world.model = other
+        made = draw(p)
+        world.model = page
+        return made
+
+    monkeypatch.setattr(sys.modules["modules.processing"], "process_images", with_the_other)
+    world.run(world.p(override_settings={"sd_model_checkpoint": "other"}), **ASKED)
+    assert world.results.get(ASKED["session"]).facts.checkpoint == "other"
+
+
+def test_one_initial_image_for_any_batch(world):
+    image = Image.new("RGB", (8, 8))
+    made = world.run(world.p(batch_size=4, init_images=[image] * 4), **ASKED)
+    assert made.images
+    assert all(p.init_images == [image] for p in world.drawn)
+    several = [image, Image.new("RGB", (8, 8), 5)]
+    with pytest.raises(fastapi.HTTPException) as refused:
+        world.run(world.p(is_api=True, init_images=several), **ASKED)
+    assert "give one" in refused.value.detail

@@ -117,8 +117,12 @@ class World:
         self.before: Callable[[int], None] = lambda number: None
         self.script = SimpleNamespace(title=lambda: "CR-Diff", args_from=1, args_to=18)
         self.library = SimpleNamespace(presets=lambda: PRESETS)
-        self.adapter = SimpleNamespace(loaded_model=lambda: self.model and self.model.facts())
+        self.settled = lambda: None
+        self.adapter = SimpleNamespace(
+            loaded_model=lambda: self.model and self.model.facts(), settle=lambda: self.settled()
+        )
         self.refining = importlib.import_module("crdiff_ext.webui.refining")
+        self.rounds = importlib.import_module("crdiff_ext.webui.rounds")
         self.session = importlib.import_module("crdiff_ext.webui.session")
         self.results = importlib.import_module("crdiff_ext.webui.refine_results").RESULTS
         monkeypatch.setattr(
@@ -141,6 +145,7 @@ class World:
         self.drawn.append(p)
         self.before(len(self.drawn) - 1)
         self.session.start(p, p.script_args[1:], self.library)
+        self.rounds.note_model(p, self.adapter)
         p.init()
         pixel, job = (0, 0), p.crdiff_job
         if job is not None:
