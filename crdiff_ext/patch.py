@@ -88,16 +88,10 @@ class CRDiff:
             raise CRDiffError("CR-Diff is attached to this UNet already: leave that one first")
         if self.note is not None:
             logger.info("CR-Diff: %s", self.note)
-        missing = object()
-        before = self.unet.__dict__.get("forward", missing)
         try:
-            self.unet.__dict__["forward"] = self._wrap(self.unet.forward)
-            yield self
+            with forward_replaced(self.unet, self._wrap):
+                yield self
         finally:
-            if before is missing:
-                self.unet.__dict__.pop("forward", None)
-            else:
-                self.unet.__dict__["forward"] = before
             self._weights.free()
             self._amplifier.free()
 
@@ -136,6 +130,23 @@ class CRDiff:
         )
         level = None if timestep is None else float(torch.as_tensor(timestep).max())
         return Place(self.fraction, level, (tuple(getattr(sample, "shape", ())), id(text)), text)
+
+
+@contextmanager
+def forward_replaced(
+    module: torch.nn.Module, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Inside, calling ``module`` calls ``wrap(its forward)``; then all is as it was."""
+    missing = object()
+    before = module.__dict__.get("forward", missing)
+    try:
+        module.__dict__["forward"] = wrap(module.forward)
+        yield
+    finally:
+        if before is missing:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = before
 
 
 def fresh(value: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from crdiff_ext.amplify import Amplifier, PassCounts
 from crdiff_ext.blocks import prunable_layers
 from crdiff_ext.errors import CRDiffError
-from crdiff_ext.patch import fresh
+from crdiff_ext.patch import forward_replaced, fresh
 
 _HANDLE = "_crdiff_replaced"  # on our own forward function, to know it again
 
@@ -75,16 +75,8 @@ class ReplacedWeights:
         """
         if hasattr(self.unet.__dict__.get("forward"), _HANDLE):
             raise CRDiffError("replaced weights are attached to this UNet: leave these first")
-        missing = object()
-        before = self.unet.__dict__.get("forward", missing)
-        try:
-            self.unet.__dict__["forward"] = self._wrap(self.unet.forward)
+        with forward_replaced(self.unet, self._wrap):
             yield self
-        finally:
-            if before is missing:
-                self.unet.__dict__.pop("forward", None)
-            else:
-                self.unet.__dict__["forward"] = before
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def pruned(args: Any, kwargs: Any) -> Any:
