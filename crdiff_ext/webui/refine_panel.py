@@ -118,9 +118,9 @@ class RefinePanel:
         asked = [parts[name] for name in ("budget", "seeds", "search_k", "session")]
         quiet = {"queue": False, "show_progress": "hidden", "api_name": False}
         named = button.click(
-            fn=partial(name_of, choice),
+            fn=partial(begin, choice),
             inputs=[parts["session"]],
-            outputs=[parts["session"]],
+            outputs=[parts["session"], parts["hand"]],
             **quiet,
         )
         # The outputs have to be the host's own and no more: Forge's JavaScript drops the last four
@@ -177,9 +177,13 @@ def build(script: Any) -> RefinePanel:
     return RefinePanel(parts)
 
 
-def name_of(choice: str, session: str) -> str:
-    """The search that a button goes on with, or a new one's name."""
-    return session if choice or _paused(session) else uuid4().hex
+def begin(choice: str, session: str) -> list[Any]:
+    """The search that a button goes on with, or a new one's name; and no more choices for now.
+
+    A second press would wait in the host's queue, and choose of a pair that nobody has seen.
+    """
+    name = session if choice or _paused(session) else uuid4().hex
+    return [name, gr.update(visible=False)]
 
 
 def with_script(original: Callable[..., Any], place: Place, choice: str) -> Callable[..., Any]:

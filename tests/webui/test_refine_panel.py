@@ -98,13 +98,35 @@ def test_only_the_script_and_its_arguments_are_replaced(webui):
 
 
 def test_each_search_has_a_name_of_its_own(webui):
-    name = webui.refine_panel.name_of
+    def name(choice, session):
+        return webui.refine_panel.begin(choice, session)[0]
+
     first = name("", "")
     assert len(first) == 32
     assert name("", first) != first
     assert name("second", first) == first
     result(first, paused=True)
     assert name("", first) == first  # it goes on
+
+
+@pytest.mark.parametrize("choice", ["", "first", "second"])
+def test_nothing_can_be_chosen_while_a_round_is_drawn(webui, host, choice):
+    """Until ``shown`` brings the two buttons back, beside the pair that they are about."""
+    assert webui.refine_panel.begin(choice, "mine")[1]["visible"] is False
+    config = host.page().get_config_file()
+    ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+    button = ids[f"script_txt2img_crdiff_refine_{choice or 'run'}"]
+    (pressed,) = [d for d in config["dependencies"] if is_pressed_by(d, button)]
+    kinds = {c["id"]: c["type"] for c in config["components"]}
+    assert [kinds[out] for out in pressed["outputs"]] == ["textbox", "row"]
+
+
+def is_pressed_by(event, button):
+    """gradio 3 lists ids beside one trigger, gradio 4 pairs of both."""
+    targets = event["targets"]
+    if "trigger" in event:
+        return event["trigger"] == "click" and button in targets
+    return [button, "click"] in [list(target) for target in targets]
 
 
 def test_the_table_is_best_first_beside_dense():
