@@ -532,3 +532,12 @@ def test_a_pass_that_was_not_finished_is_not_counted():
     act(call, Place())
     act(call, Place())
     assert (act.pruned_passes, act.failed) == (1, True)
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd35-medium", "flux-dev", "flux-schnell"])
+@pytest.mark.parametrize("size", [(1024, 1024), (512, 512)])
+def test_a_transformer_is_refused_in_a_host_whatever_its_size(family, size):
+    facts = ModelFacts(FAMILIES[family], "x", refused="this model is not supported")
+    for settings in (Settings(), Settings(mode="always", ratios=Ratios(0.1, 0.1, 0.1))):
+        decision = decide_for(settings, [], facts, size)
+        assert (decision.act, decision.code) == (False, "refused")
