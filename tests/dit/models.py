@@ -37,7 +37,7 @@ def sd3_transformer(dual: bool = False) -> Any:
             joint_attention_dim=TEXT,
             caption_projection_dim=WIDTH,
             pooled_projection_dim=TEXT,
-            pos_embed_max_size=12,
+            pos_embed_max_size=64,
             **more,
         ).eval()
 

@@ -184,7 +184,7 @@ def test_dry_run(family: str, folders: dict[str, Path], tmp_path: Path, capsys: 
         ("flux-dev", ["--prediction", "epsilon"], "leave out --prediction"),
         ("flux-dev", ["--negative", "blurry"], "leave out --negative"),
         ("sd3", ["--size", "72x64"], "both sides must be multiples of 16"),
-        ("sd3", ["--size", "64x256"], "no side may be longer than 192"),
+        ("sd3", ["--size", "64x1040"], "no side may be longer than 1024"),
     ],
 )
 def test_refused_in_one_sentence(
