@@ -17,6 +17,7 @@ from harness import execute
 from harness.cli import main
 from harness.config import Size
 from harness.results import SCHEMA_FILE
+from tests.scorers.fake import Brightness
 
 METHODS = "dense,crdiff,pruned,crdiff-folded,crdiff-reuse-2,random-poa,native-resize"
 FAMILIES = ["sd3", "flux-dev", "flux-schnell"]
@@ -71,6 +72,14 @@ def test_every_method_draws(
     far = np.abs(drawn["crdiff"] - drawn["dense"]).mean()
     for name in ("crdiff-folded", "crdiff-reuse-2"):
         assert 0 < np.abs(drawn["crdiff"] - drawn[name]).mean() < far
+    monkeypatch.setattr("harness.scorers.get_scorers", lambda *_: [Brightness()])
+    assert main(["score", str(out), "--weights", str(tmp_path / "none")]) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    means = [cell["metrics"]["brightness"]["value"] for cell in scores["cells"]]
+    assert means == pytest.approx([drawn[name].mean() for name in METHODS.split(",")], abs=0.1)
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "Brightness" in page
 
     def never(*_: object) -> None:
         raise AssertionError("nothing is to be drawn")
