@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -162,13 +163,17 @@ def test_bad_input_is_one_sentence(
 
 @pytest.mark.slow
 def test_the_search_command_draws_scores_and_stores(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     flags = "--size 64x64 --captions 2 --held-out 2 --steps 2 --iterations 2 --batch 2"
     words = ["search", *flags.split(), "--out", str(tmp_path)]
     assert main(words) == 0
     first = json.loads((tmp_path / "search.json").read_text())
     assert "this process drew" in capsys.readouterr().out
+    lines = [text for text in caplog.messages if text.startswith("state ")]
+    assert [text.partition(",")[0] for text in lines] == [f"state {n} of at most 3" for n in "123"]
+    assert "0 / 0 / 0" in lines[0]
     assert main(words) == 0  # everything is there already
     assert "this process drew" not in capsys.readouterr().out
     second = json.loads((tmp_path / "search.json").read_text())
