@@ -90,6 +90,8 @@ def tell(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -
             f"held out ({held['captions']} captions): {held['score']:.3f}, difference to dense "
             f"{difference['estimate']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
         )
+    if outcome.refuted:
+        print("worse than dense on captions that took no part, so there are no ratios to store")
     print(f"reward: {worker.config.reward}")
     if drawn:
         print(

@@ -32,7 +32,7 @@ def test_the_preset_was_confirmed_and_says_where_it_comes_from(tmp_path: Path) -
     confirm = Synthetic()
     outcome = conclude(worker.study, settings, confirm)
     assert outcome is not None
-    assert outcome.beats_dense
+    assert (outcome.beats_dense, outcome.refuted) == (True, False)
     assert {state for state, _ in confirm.asked} == {outcome.best, COOL.dense}
     preset = preset_of(outcome, settings, worker.study, "embedded", "the embedded model")
     assert (preset.family, preset.height, preset.width) == ("embedded", 64, 64)
@@ -61,6 +61,21 @@ def test_where_dense_wins_nothing_is_offered(tmp_path: Path) -> None:
     assert outcome is not None
     assert not outcome.beats_dense
     assert outcome.held_out is None
+
+
+def test_what_held_out_captions_call_worse_is_refuted(tmp_path: Path) -> None:
+    class Elsewhere(Synthetic):
+        """Captions on which whatever is not dense loses."""
+
+        def values(self, state: State, batch: int) -> np.ndarray:
+            values = super().values(state, batch)
+            return values if state.is_dense else values - 9
+
+    settings = config(schedule=COOL, held_out=32)
+    worker = work(tmp_path, settings)
+    lost = conclude(worker.study, settings, Elsewhere())
+    assert lost is not None
+    assert (lost.beats_dense, lost.refuted) == (True, True)
 
 
 def test_the_curve_rises_and_counts_images(tmp_path: Path) -> None:
@@ -181,7 +196,8 @@ def test_the_search_command_draws_scores_and_stores(
     assert first == second
     assert len(first["trials"]) == 3
     won = first["best"]["state"] != first["trials"][0]["ratios"] | {"k": 1.5}
-    assert (tmp_path / "presets.json").exists() == won
+    refuted = won and first["held_out"]["difference"]["high"] < 0
+    assert (tmp_path / "presets.json").exists() == (won and not refuted)
     assert main([*words, "--captions", "3"]) == 2  # another search than the folder's
     assert "other settings (captions" in capsys.readouterr().err
 
