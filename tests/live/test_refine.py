@@ -208,11 +208,16 @@ def test_picking_by_hand(embedded: Client) -> None:
     with_more = {**BODY, "steps": STEPS + 1}
     values = {**hand, "choice": "first"}
     embedded.counts()
-    same = embedded.txt2img(**with_more, script_name=SCRIPT, script_args=[values])
-    assert same.hashes == second.hashes
+    with pytest.raises(Refused, match="the steps changed") as refused:
+        embedded.txt2img(**with_more, script_name=SCRIPT, script_args=[values])
+    assert refused.value.status == 422
+    (waits,) = [
+        row["number"] for row in result(embedded, "by hand")["rows"] if row["note"] == "challenger"
+    ]
+    with pytest.raises(Refused, match=f"round {waits} waits"):
+        refine(embedded, {**values, "round": waits - 1})
     assert embedded.counts()["dense"] == 0
-    assert result(embedded, "by hand")["message"].startswith("the steps changed")
-    third = refine(embedded, values)
+    third = refine(embedded, {**values, "round": waits})
     assert third.hashes[0] == second.hashes[0]
     last = refine(embedded, values)
     assert last.hashes == [second.hashes[0]]
