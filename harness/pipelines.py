@@ -133,7 +133,7 @@ def check_device(name: str) -> None:
 def usual_dtype(model: str | Path, device: str) -> str:
     """The number format to load ``model`` in: fp32 on a CPU, else fp16, or bf16 for FLUX.
 
-    bf16 is what FLUX was trained in; its activations leave fp16's range.
+    bf16 is what FLUX' model cards load it in; in fp16 diffusers has to clip what its blocks give.
     """
     index = locate(model) / "model_index.json"
     flux = index.is_file() and read_json(index).get("_class_name") == "FluxPipeline"

@@ -284,10 +284,12 @@ def test_a_single_file_is_inspected_not_drawn(
     assert "drawn from a diffusers pipeline folder only" in capsys.readouterr().err
 
 
-def test_numbers_that_are_none_are_told(folders: dict[str, Path], tmp_path: Path) -> None:
-    from harness.denoisers import denoiser
-    from harness.pipelines import load_pipeline
+def test_the_usual_number_format(folders: dict[str, Path]) -> None:
+    from harness.pipelines import load_pipeline, usual_dtype
 
+    found = [usual_dtype(folders[family], "cuda") for family in FAMILIES]
+    assert found == ["fp16", "bf16", "bf16"]
+    assert usual_dtype(folders["flux-dev"], "cpu") == "fp32"
     loaded = load_pipeline(folders["flux-dev"], "bf16")
-    assert denoiser(loaded.pipe) is loaded.pipe.transformer is loaded.denoiser
+    assert loaded.denoiser is loaded.pipe.transformer
     assert loaded.denoiser.dtype == torch.bfloat16
