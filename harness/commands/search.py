@@ -92,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args, schedule)
     prompts = split_prompts(args.prompts, args.captions, args.held_out, args.seed)
     workshop = _open(args, size)
+    if workshop.family.is_dit and not schedule.uniform:
+        label = workshop.family.label
+        raise CRDiffError(f"{label} has one ratio for all layers: add --uniform to search it")
     config = _search_config(args, workshop, schedule, prompts.sha256, prompts.source)
     with claimed_worker(args.out, args.worker) as number, all_cores():
         clock = Clock()
@@ -115,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
             from harness.searching.authors import write_config
 
             label = workshop.label
-            write_config(args.write_config, label, size, outcome.best.ratios, outcome.score)
+            best, is_dit = outcome.best.ratios, workshop.family.is_dit
+            write_config(args.write_config, label, size, best, outcome.score, is_dit)
     else:
         presets.unlink(missing_ok=True)  # of a shorter search, whose best was another one
     tell(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)

@@ -121,11 +121,23 @@ def test_the_authors_file_is_read_and_written(tmp_path: Path) -> None:
     assert read_config(path) == (Ratios(0.4, 0.2, 0.1), Size(512, 768))
 
 
+def test_the_authors_file_of_a_transformer_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_config(path, "sd3", Size(512, 768), Ratios(0.2, 0.2, 0.2), 0.7, is_dit=True)
+    written = json.loads(path.read_text())
+    assert written["best_global_params_sd3"] == {"shared_ratio": 0.2}
+    assert "best_global_params_ratio" not in written
+    assert read_config(path) == (Ratios(0.2, 0.2, 0.2), Size(512, 768))
+    with pytest.raises(CRDiffError, match="one ratio for all layers"):
+        write_config(path, "sd3", Size(512, 768), Ratios(0.2, 0.2, 0.1), 0.7, is_dit=True)
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
         ({"pruning_method": "magnitude", "best_global_params_ratio": {}}, "magnitude thresholds"),
-        ({"best_global_params_sd3": {"shared_ratio": 0.2}}, "down_ratio"),
+        ({"best_global_params_sd3": {"down_ratio": 0.2}}, "best_global_params_sd3 with shared_"),
+        ({"best_global_params_sd3": {"shared_ratio": 1.2}}, "at least 0 and below 1"),
         ({"best_global_params_ratio": {"down_ratio": 0.1}}, "down_ratio"),
     ],
 )

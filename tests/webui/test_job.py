@@ -9,7 +9,7 @@ import torch
 
 from crdiff_ext.amplify import Place
 from crdiff_ext.families import FAMILIES
-from crdiff_ext.settings import Settings
+from crdiff_ext.settings import Ratios, Settings
 from crdiff_ext.webui import job as job_module
 from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.job import Job, ModelFacts, decide_for, inactive, latent_size
@@ -158,3 +158,12 @@ def test_free_reaches_every_actor_and_may_be_repeated():
 def test_latent_size_is_height_then_width():
     assert latent_size(torch.zeros(2, 4, 64, 96)) == (512, 768)
     assert latent_size(torch.zeros(1, 16, 7, 5)) == (56, 40)
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd35-medium", "flux-dev", "flux-schnell"])
+@pytest.mark.parametrize("size", [(1024, 1024), (512, 512)])
+def test_a_transformer_is_refused_in_a_host_whatever_its_size(family, size):
+    facts = ModelFacts(FAMILIES[family], "x", refused="this model is not supported")
+    for settings in (Settings(), Settings(mode="always", ratios=Ratios(0.1, 0.1, 0.1))):
+        decision = decide_for(settings, [], facts, size)
+        assert (decision.act, decision.code) == (False, "refused")
