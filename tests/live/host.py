@@ -66,6 +66,10 @@ _OPTIONS: dict[str, Any] = {
     "auto_launch_browser": "Disable",
     # Forge Neo asks at the terminal before it takes a config.json without this (launch_utils.py).
     "VERSION_UID": "PY313",
+    # Its refiner otherwise goes by sigma, and what it does afterwards hangs on its accordion.
+    "show_refiner": True,
+    "refiner_use_steps": True,
+    "refiner_fast_sd": False,
     "samples_save": False,
     "grid_save": False,
     # Automatic chooses by free memory, and the choice changes pixels.
@@ -215,6 +219,7 @@ def _environment() -> dict[str, str]:
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONUNBUFFERED": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # one test has a host mark its model as compiled
         "OMP_NUM_THREADS": "1",  # the number of threads changes pixels
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",

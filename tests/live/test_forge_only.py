@@ -1,4 +1,4 @@
-"""What only Forge has: patchers, wrappers of other scripts, the refiner switch, fp8 storage."""
+"""What only the Forge family has: patchers, wrappers of other scripts, the refiner switch, fp8 storage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from crdiff_ext.blocks import prunable_names
+from tests.live import checkpoints
 from tests.live.client import OFF, Client, on
 from tests.live.conftest import Draw
 
@@ -96,7 +97,7 @@ def test_fp8_storage(draw: Draw, client: Client, server: Any, lora: str) -> None
     if lora:
         write_lora(server, "online")
         client.post("/sdapi/v1/refresh-loras")
-    store_in(client, bits, 1025)
+    store_in(client, bits)
     try:
         body = {**STEP, "prompt": f"a cat {lora}"}
         off = draw("off", OFF, **body)
@@ -116,17 +117,18 @@ def test_fp8_storage(draw: Draw, client: Client, server: Any, lora: str) -> None
         assert draw("on again", on(), **body).hash == drawn.hash
         assert draw("off again", OFF, **body).hash == off.hash
     finally:
-        store_in(client, "Automatic", 1024)
+        store_in(client, "Automatic")
 
 
-def store_in(client: Client, bits: str, megabytes: int) -> None:
+def store_in(client: Client, bits: str) -> None:
     """Set "Diffusion in Low Bits", for the next generation.
 
     Through the API the host takes note of it only if something else changes that makes it look
-    again (``set_config`` in modules/sysinfo.py), such as the memory that it keeps free.
+    again (``set_config`` in modules/sysinfo.py), such as the checkpoint; nothing is loaded yet.
     """
-    options = {"forge_unet_storage_dtype": bits, "forge_inference_memory": megabytes}
-    client.post("/sdapi/v1/options", options)
+    client.post("/sdapi/v1/options", {"forge_unet_storage_dtype": bits})
+    client.set_model(checkpoints.SECOND["forge"])
+    client.set_model(checkpoints.FIRST["forge"])
 
 
 def test_masks_and_output_from_the_file_by_brute_force(
