@@ -1,4 +1,4 @@
-"""What only the Forge family has: patchers, wrappers of other scripts, the refiner switch, fp8 storage."""
+"""What the Forge family has: patchers, wrappers of other scripts, refiner switch, fp8 storage."""
 
 from __future__ import annotations
 
