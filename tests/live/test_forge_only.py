@@ -45,13 +45,19 @@ def test_a_control_keeps_its_effect_in_both_passes(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("method", ["MultiDiffusion", "Mixture of Diffusers"])
-def test_multidiffusion_is_called_inside_each_pass(draw: Draw, method: str) -> None:
+def test_multidiffusion_is_called_inside_each_pass(draw: Draw, client: Client, method: str) -> None:
     """It sets the same slot, after or before us; Mixture answers with a buffer that it reuses."""
-    script = {"MultiDiffusion Integrated": {"args": [True, method, 64, 64, 16, 4]}}
-    body = {**STEP, "width": 96, "height": 96, "alwayson_scripts": script}
-    plain = draw("off, no tiles", OFF, **{**STEP, "width": 96, "height": 96})
+    plain_body: dict[str, Any] = {**STEP, "width": 96, "height": 96}
+    plain = draw("off, no tiles", OFF, **plain_body)
+    found = client.get("/sdapi/v1/script-info")
+    if not any(s["name"] == "multidiffusion integrated" and not s["is_img2img"] for s in found):
+        plain_body |= {"image": plain.png[0], "denoising_strength": 1}  # Forge Neo has it here
+        plain = draw("off, no tiles, from an image", OFF, **plain_body)
+    script = {"MultiDiffusion Integrated": {"args": [True, method, 64, 64, 16, 1]}}
+    body = {**plain_body, "alwayson_scripts": script}
     off = draw("off, tiles", OFF, **body)
     assert off.hash != plain.hash
+    assert off.dense == 4 * plain.dense
     drawn = draw("on, tiles", on(), **body)
     assert drawn.passes == (off.dense, off.dense)
     k1 = draw("pruned alone, tiles", on(k=1), **body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import types
 
@@ -11,6 +12,7 @@ import torch
 from crdiff_ext.settings import Settings
 from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.forge_online import WeightFunctions, find_online
+from crdiff_ext.webui.hosts import show_notices
 from tests.webui.fakes import neo
 from tests.webui.fakes.forge_world import (
     RATIOS,
@@ -53,6 +55,22 @@ def test_its_way_to_change_weights_is_found_by_what_it_has(world):
     assert isinstance(find_online(), WeightFunctions)
     del sys.modules["backend.operations"].weights_manual_cast  # a later one
     assert find_online() is None
+
+
+def test_notices_are_printed_where_the_host_prints_errors_alone(monkeypatch):
+    """modules/logging_config.py."""
+    mine, root = logging.getLogger("crdiff"), logging.getLogger()
+    monkeypatch.setattr(mine, "level", logging.NOTSET)
+    monkeypatch.setattr(root, "level", logging.ERROR)
+    mine.manager._clear_cache()
+    assert not mine.isEnabledFor(logging.WARNING)
+    show_notices()
+    assert mine.isEnabledFor(logging.WARNING)
+    assert not mine.isEnabledFor(logging.INFO)
+    mine.setLevel(logging.NOTSET)
+    root.setLevel(logging.DEBUG)
+    show_notices()
+    assert mine.isEnabledFor(logging.DEBUG), "a host that wants more is left alone"
 
 
 def test_plain_weights_and_a_merged_lora(world):
