@@ -125,7 +125,8 @@ class Server:
 
 def prepare(installation: Installation, data: Path, checkpoint: str) -> None:
     """Make the folder of data: options, and the extension and the probe linked in."""
-    for folder in ("extensions", "models/Stable-diffusion", "models/Lora", "models/VAE"):
+    # Forge Neo puts the page's images into "tmp" of this folder, and does not make it.
+    for folder in ("extensions", "models/Stable-diffusion", "models/Lora", "models/VAE", "tmp"):
         (data / folder).mkdir(parents=True, exist_ok=True)
     for name, target in (("crdiff", EXTENSION), ("crdiff-probe", PROBE)):
         link = data / "extensions" / name
