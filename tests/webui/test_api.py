@@ -35,7 +35,7 @@ class Library:
 
 
 class Adapter:
-    name = "fake"
+    name, draws_transformers = "fake", True
     facts = ModelFacts(FAMILIES["sdxl"], "tiny.safetensors")
 
     def loaded_model(self):
