@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.live.client import OFF, Refused, on
+from tests.live.client import OFF, Drawn, Refused, on
+from tests.live.conftest import about
 from tests.live.host import HERE, Installation, Server, running
 
 HOST = "forge"
@@ -27,7 +28,11 @@ STEP: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def sd3(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def sd3(
+    installation: Installation,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Server]:
     """A Forge with the model in it."""
     if installation.kind != "forge":
         pytest.skip("Forge Neo has no SD3")
@@ -37,28 +42,34 @@ def sd3(installation: Installation, tmp_path_factory: pytest.TempPathFactory) ->
     subprocess.run(maker, check=True)
     data = tmp_path_factory.mktemp("data")
     with running(installation, data, folder / "random-sd3.safetensors") as started:
+        about(request.config, started)
         yield started
 
 
 def test_sd3_medium(sd3: Server, note: Callable[..., None]) -> None:
     client = sd3.client
     weights = client.weights()
-    off = client.draw(OFF, **STEP)
-    note(off=[off.hash, off.seconds])
-    assert all(image.any() for image in off.pixels), "black, so not finite"
+
+    def draw(label: str, args: dict[str, Any]) -> Drawn:
+        made = client.draw(args, **STEP)
+        assert all(image.any() for image in made.pixels), f"{label}: black, so not finite"
+        facts = {"dense": made.dense, "pruned": made.pruned, "seconds": made.seconds}
+        note(**{label: {"hashes": made.hashes, **facts}})
+        return made
+
+    off = draw("off", OFF)
     assert off.passes == (2, 0)
-    assert client.draw(on(0), **STEP).hash == off.hash
-    drawn = client.draw(on(), **STEP)
-    note(on=[drawn.hash, drawn.seconds], passes=drawn.passes)
+    assert draw("ratio 0", on(0)).hash == off.hash
+    drawn = draw("on", on())
     assert drawn.passes == (2, 2)
     assert drawn.hash != off.hash
     assert "CR-Diff ratios: 0.4/0.4/0.4" in drawn.infotext
     assert "SD3 64x64: ratio 0.4 (set by hand)" in sd3_log(client)
-    folded = client.draw(on(amplification="folded"), **STEP)
+    folded = draw("folded", on(amplification="folded"))
     assert folded.passes == (0, 2)
     assert folded.hash not in (off.hash, drawn.hash)
-    assert client.draw(on(), **STEP).hash == drawn.hash
-    assert client.draw(OFF, **STEP).hash == off.hash
+    assert draw("on again", on()).hash == drawn.hash
+    assert draw("off again", OFF).hash == off.hash
     assert client.weights() == weights
 
 

@@ -273,6 +273,18 @@ def check(family: str, make, guided: bool, dtype: torch.dtype) -> dict:
     return {"pools": len(plan.thresholds), "forwards": [dense_calls, 2 * dense_calls]}
 
 
+def check_unknown(make, guided: bool) -> None:
+    """One of which no released model has the structure is drawn densely, with a line."""
+    sd_model, _ = loaded(make, True, torch.float32, "flux-dev")
+    dit_shapes.KNOWN.clear()
+    said: list[str] = []
+    x = torch.randn(1, 16, 8, 6, generator=torch.Generator().manual_seed(3))
+    off = sample(sd_model, x, guided)
+    assert same(sample(sd_model, x, guided, Job(settings(), [], say=said.append)), off)
+    assert len(said) == 1
+    assert "transformer of another structure" in said[0]
+
+
 MODELS = {
     "flux-dev": (lambda: flux(True), True),
     "flux-schnell": (lambda: flux(False), False),
@@ -284,3 +296,4 @@ for family, (make, guided) in MODELS.items():
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
         found = check(family, make, guided, dtype)
         print(json.dumps({"family": family, "storage": str(dtype), **found}), flush=True)
+check_unknown(*MODELS["flux-dev"])
