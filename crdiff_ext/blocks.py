@@ -108,10 +108,7 @@ class PrunableWeight:
 
 @dataclass(frozen=True)
 class PrunableLayer:
-    """One layer of a live module that has a prunable ``weight``.
-
-    ``canonical`` may stand for several (``parts_of``): SD3.5's fused second attention.
-    """
+    """One layer of a live module with a prunable ``weight``; several if fused (``parts_of``)."""
 
     name: str
     canonical: str
@@ -273,10 +270,6 @@ def prunable_layers(module: torch.nn.Module) -> list[PrunableLayer]:
 
 def unet_layers(module: torch.nn.Module) -> list[PrunableLayer]:
     """``prunable_layers`` of a UNet; none of a transformer, for hosts where these aren't pruned."""
-    names = (name for name, _ in module.named_modules())
-    is_unet = any(_DIFFUSERS.fullmatch(name) or _LDM.fullmatch(name) for name in names)
-    if not is_unet:
-        return []
     return [layer for layer in prunable_layers(module) if layer.group in GROUPS]
 
 
