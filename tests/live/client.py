@@ -80,7 +80,6 @@ class Images:
         text: str = self.info["infotexts"][0]
         return text
 
-
     @property
     def rounds(self) -> list[tuple[str, str]]:
         """Of a refinement: hash and "number kind" of each image, in order."""

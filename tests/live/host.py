@@ -188,7 +188,9 @@ def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
         assert process.poll() is None, f"the host ended at its start:\n{server.log_tail()}"
         # Not asked before it says so: a request between the page's start and the API's makes the
         # host fail (webui.py: "Cannot add middleware after an application has started").
-        if server.starts() and all(map(server.client.answers, ("/sdapi/v1/options", "/crdiff-probe/about"))):
+        if server.starts() and all(
+            map(server.client.answers, ("/sdapi/v1/options", "/crdiff-probe/about"))
+        ):
             # A checkpoint switched while the first one loads breaks A1111's loader; a generation
             # waits for it.
             server.client.txt2img(steps=1, alwayson_scripts={})
