@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -124,10 +125,8 @@ def test_a_search_from_an_image(judged: None, client: Client, note: Any, kind: s
 
 def test_two_images_to_start_from_are_refused(judged: None, client: Client) -> None:
     images = [client.txt2img(OFF, **{**BODY, "seed": seed}).png[0] for seed in (3, 4)]
-    client.counts()
     values = {"budget": BUDGET, "seeds": SEEDS, "session": "two images"}
-    from base64 import b64encode
-
+    client.counts()
     both = [b64encode(image).decode() for image in images]
     with pytest.raises(Refused, match="several images to start from: give one") as refused:
         client.refine(values, on(), images[0], **{**BODY, **FROM_IMAGE, "init_images": both})
