@@ -31,7 +31,7 @@ def registered(app: FastAPI) -> dict[str, list[str]]:
         f"{tab}: {script.title()}"
         for tab, runner in runners.items()
         for script in runner.scripts
-        if script.title().startswith("CR-Diff")
+        if type(script).__module__ == "crdiff.py"  # by its file, as the host loads it
     ]
     routes = [route.path for route in app.routes if route.path.startswith("/crdiff/")]
     wrapped, forward = [], CFGDenoiser.forward
