@@ -1,8 +1,12 @@
 """Which weights are pruned, by name, for LDM and diffusers naming.
 
-Pruned are self-attention (``attn1``) and feed-forward (``ff``) matrices of every transformer block,
+Of a UNet: self-attention (``attn1``) and feed-forward (``ff``) matrices of every transformer block,
 in three groups: down, mid, up. Cross-attention, convolutions, norms, biases, embeddings and
-``proj_in``/``proj_out`` are not.
+``proj_in``/``proj_out`` are not. Of a diffusion transformer (SD3, FLUX): what ``dit_names.py``
+says, in one group.
+
+Weights that share a threshold are a *pool*: a UNet's group, and in a transformer each layer by
+itself.
 
 Every layer has one *canonical* name, the one in diffusers. The original (LDM) layout numbers blocks
 flatly: with L residual blocks a level, residual block j of level i is
@@ -18,7 +22,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .dit_names import parse_dit, refuse_fused
 from .errors import CRDiffError
+from .settings import ALL, GROUPS
 
 _LAYER = r"(?P<layer>attn1\.(?:to_q|to_k|to_v|to_out\.0)|ff\.net\.(?:0\.proj|2))"
 # ".base_layer" is where peft puts the original layer when it adds a LoRA beside it.
@@ -69,7 +75,11 @@ class BlockLayout:
 
 @dataclass(frozen=True)
 class PrunableName:
-    """A prunable layer's name, taken apart. ``kind`` is "attn1" or "ff"; no trailing ".weight"."""
+    """A prunable layer's name, taken apart; no trailing ".weight".
+
+    ``kind`` is "attn1", "attn2" or "ff". ``group`` is "down", "mid" or "up", or "all" in a
+    diffusion transformer, which has one.
+    """
 
     group: str
     kind: str
@@ -86,6 +96,11 @@ class PrunableWeight:
     group: str
     tensor: torch.Tensor
 
+    @property
+    def pool(self) -> str:
+        """Its key in a plan's thresholds."""
+        return pool_of(self.group, self.canonical)
+
 
 @dataclass(frozen=True)
 class PrunableLayer:
@@ -95,6 +110,16 @@ class PrunableLayer:
     canonical: str
     group: str
     module: torch.nn.Module
+
+    @property
+    def pool(self) -> str:
+        """Its key in a plan's thresholds."""
+        return pool_of(self.group, self.canonical)
+
+
+def pool_of(group: str, canonical: str) -> str:
+    """The set of weights that a layer shares its threshold with: its group, or itself alone."""
+    return group if group in GROUPS else canonical
 
 
 def parse_name(name: str, layout: BlockLayout = BlockLayout()) -> PrunableName | None:
@@ -114,7 +139,7 @@ prefix='model.diffusion_model.')
     else:
         match = _LDM.fullmatch(name)
         if not match or (match["side"] == "middle_block") != (match["index"] == ""):
-            return None
+            return _parse_dit(name)
         block, slot = _ldm_block(match["side"], match["index"], layout)
     layer = match["layer"]
     return PrunableName(
@@ -123,6 +148,14 @@ prefix='model.diffusion_model.')
         canonical=f"{block}.attentions.{slot}.transformer_blocks.{match['depth']}.{layer}",
         prefix=match["prefix"],
     )
+
+
+def _parse_dit(name: str) -> PrunableName | None:
+    parsed = parse_dit(name)
+    if parsed is None:
+        return None
+    prefix, canonical = parsed
+    return PrunableName(ALL, canonical.split(".")[2], canonical, prefix)
 
 
 def _ldm_block(side: str, index: str, layout: BlockLayout) -> tuple[str, int]:
@@ -149,12 +182,11 @@ def ldm_to_diffusers(name: str, layout: BlockLayout) -> str | None:
 
 
 def unet_prefix(names: Iterable[str]) -> str | None:
-    """The prefix of the UNet's names in a checkpoint; None when no name is prunable.
+    """The prefix of the UNet's (or transformer's) names; None when no name is prunable.
 
     Raises CRDiffError when several networks are there and none has a usual UNet prefix.
     """
-    matches = (_DIFFUSERS.fullmatch(name) or _LDM.fullmatch(name) for name in names)
-    found = sorted({match["prefix"] for match in matches if match})
+    found = sorted({prefix for prefix in map(_prefix_of, names) if prefix is not None})
     if len(found) <= 1:
         return found[0] if found else None
     for usual in _UNET_PREFIXES:
@@ -165,8 +197,16 @@ def unet_prefix(names: Iterable[str]) -> str | None:
     )
 
 
+def _prefix_of(name: str) -> str | None:
+    match = _DIFFUSERS.fullmatch(name) or _LDM.fullmatch(name)
+    if match:
+        return str(match["prefix"])
+    parsed = parse_dit(name)
+    return parsed[0] if parsed else None
+
+
 def prunable_names(names: Iterable[str]) -> dict[str, PrunableName]:
-    """Each prunable name of the one UNet among ``names``, in the order of canonical names.
+    """Each prunable name of the one network among ``names``, in the order of canonical names.
 
     Raises CRDiffError when two names mean the same layer, or when q, k and v are fused.
     """
@@ -179,6 +219,7 @@ def prunable_names(names: Iterable[str]) -> dict[str, PrunableName]:
             raise CRDiffError(
                 f"{name} fuses query, key and value: call unfuse_qkv_projections() before CR-Diff"
             )
+        refuse_fused(name)
         parsed = parse_name(name, layout)
         if parsed is None or parsed.prefix != prefix:
             continue
@@ -191,7 +232,7 @@ def prunable_names(names: Iterable[str]) -> dict[str, PrunableName]:
 
 
 def prunable_layers(module: torch.nn.Module) -> list[PrunableLayer]:
-    """The prunable layers of a UNet, sorted by canonical name: by name and a ``weight`` tensor.
+    """The prunable layers of a network, sorted by canonical name: by name and a ``weight`` tensor.
 
     Never by type: hosts have Linear classes of their own. An empty list when there are none.
     """
@@ -206,10 +247,19 @@ def prunable_layers(module: torch.nn.Module) -> list[PrunableLayer]:
     ]
 
 
+def unet_layers(module: torch.nn.Module) -> list[PrunableLayer]:
+    """``prunable_layers`` of a UNet; none of a transformer, for hosts where these aren't pruned."""
+    names = (name for name, _ in module.named_modules())
+    is_unet = any(_DIFFUSERS.fullmatch(name) or _LDM.fullmatch(name) for name in names)
+    if not is_unet:
+        return []
+    return [layer for layer in prunable_layers(module) if layer.group in GROUPS]
+
+
 def prunable_parameters(
     source: torch.nn.Module | Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]],
 ) -> list[PrunableWeight]:
-    """The prunable weights of a UNet module, a state dict or (name, tensor) pairs.
+    """The prunable weights of a module, a state dict or (name, tensor) pairs.
 
     Sorted by canonical name, so that one set of weights gives one list in either naming. Tensors
     are the very objects of the source: nothing is copied.

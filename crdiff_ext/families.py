@@ -1,4 +1,4 @@
-"""Model families, told by the shapes of a UNet's weights, and the sizes each was trained for.
+"""Model families, told by the shapes of their weights, and the sizes each was trained for.
 
 What shapes can't tell:
 - SD2 base (512, epsilon) and SD2.1 v (768, v-prediction) are alike: the scheduler's prediction type
@@ -6,6 +6,10 @@ What shapes can't tell:
   are often given the 768 model's configuration). With neither the family is "sd2", without a
   native size.
 - Turbo, Lightning and other re-trained weights of the same shape count as their parent.
+
+Diffusion transformers are known only where all of ``dit_shapes.Fingerprint`` agrees. What is native
+to them follows the same rule as for SDXL (they too were trained at many aspect ratios around 1024 x
+1024); that some of them were also shown other areas is not in it.
 """
 
 from __future__ import annotations
@@ -18,6 +22,9 @@ from typing import Any
 import torch
 
 from .blocks import prunable_names, unet_prefix
+from .dit_shapes import KNOWN, fingerprint
+from .errors import CRDiffError
+from .settings import Ratios
 
 EMBEDDED_CHANNELS = (64, 128)
 EMBEDDED_CONTEXT = 96
@@ -35,6 +42,7 @@ class Family:
         native: (height, width) in pixels; None when it is not known.
         step: both sides of an image must be multiples of this.
         aspect: "sd" or "sdxl": which limit of aspect ratio still counts as native.
+        is_dit: a diffusion transformer: one ratio for all layers, and a threshold for each.
     """
 
     name: str
@@ -42,6 +50,15 @@ class Family:
     native: tuple[int, int] | None
     step: int = 8
     aspect: str = "sd"
+    is_dit: bool = False
+
+    def check(self, ratios: Ratios) -> None:
+        """Refuse ratios that this family can't have. Raises CRDiffError."""
+        if self.is_dit and ratios.shared is None:
+            raise CRDiffError(
+                f"{self.label} has one ratio for all layers: give one number, such as "
+                f"{ratios.down:g}, and not {ratios}"
+            )
 
 
 _BASES = (
@@ -53,6 +70,16 @@ _BASES = (
     Family("sdxl-refiner", "SDXL refiner", (1024, 1024), aspect="sdxl"),
 )
 _EMBEDDED = Family("embedded", "embedded model", EMBEDDED_NATIVE)
+_DITS = tuple(
+    Family(name, label, (1024, 1024), step=16, aspect="sdxl", is_dit=True)
+    for name, label in (
+        ("sd3", "SD3"),
+        ("sd35-medium", "SD3.5 medium"),
+        ("sd35-large", "SD3.5 large"),
+        ("flux-dev", "FLUX dev"),
+        ("flux-schnell", "FLUX schnell"),
+    )
+)
 UNKNOWN = Family("unknown", "an unknown model", None)
 
 
@@ -60,7 +87,7 @@ def _variant(base: Family, suffix: str, native: tuple[int, int] | None) -> Famil
     return Family(f"{base.name}-{suffix}", f"{base.label} {suffix}", native, base.step, base.aspect)
 
 
-_ALL = [*_BASES, _EMBEDDED, UNKNOWN]
+_ALL = [*_BASES, _EMBEDDED, *_DITS, UNKNOWN]
 _ALL += [_variant(base, "distilled", base.native) for base in _BASES]
 _ALL += [_variant(base, "inpaint", base.native) for base in _BASES if base.name[:4] != "sd2-"]
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
@@ -98,7 +125,7 @@ _ADDED = re.compile(r"(?:label_emb\.0\.0|add_embedding\.linear_1)\.weight")
 
 
 def identify(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any] | None = None) -> Family:
-    """The family of a UNet or whole checkpoint, from its tensors' names and shapes.
+    """The family of a UNet, transformer or whole checkpoint, from its tensors' names and shapes.
 
     Args:
         shapes: LDM or diffusers names, with any prefix, to shapes.
@@ -115,6 +142,9 @@ def identify(shapes: Mapping[str, Sequence[int]], hints: Mapping[str, Any] | Non
         for name, shape in shapes.items()
         if name.startswith(prefix)
     }
+    found = fingerprint(unet)
+    if found is not None:
+        return FAMILIES[KNOWN.get(found, "unknown")]
     conv_in = _first(unet, _CONV_IN)
     cross = _first(unet, _CROSS)
     if conv_in is None or cross is None or len(conv_in) != 4:
@@ -136,7 +166,7 @@ def identify_module(
     prediction_type: str | None = None,
     sample_size: int | None = None,
 ) -> Family:
-    """The family of a live UNet (diffusers or LDM); ``sample_size`` None: its own config's."""
+    """The family of a live UNet or transformer; ``sample_size`` None: its own config's."""
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     if sample_size is None:
         found = getattr(getattr(module, "config", None), "sample_size", None)

@@ -1,9 +1,10 @@
-"""CR-Diff attached to a live UNet: each call becomes a dense pass, a pruned pass, and their mix."""
+"""CR-Diff attached to a live UNet or transformer: each call becomes two passes and their mix."""
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,16 +18,22 @@ from .weights import PrunedWeights
 
 logger = logging.getLogger(__name__)
 
-_ARGUMENTS = (("sample", "x"), ("timestep", "timesteps"), ("encoder_hidden_states", "context"))
+_ARGUMENTS = (
+    ("sample", "x", "hidden_states"),
+    ("timestep", "timesteps"),
+    ("encoder_hidden_states", "context"),
+)
+"""Sample, timestep and text as UNets (diffusers, LDM) and diffusers' transformers call them."""
 _HANDLE = "_crdiff_handle"  # on our own forward function, to know it again
 
 
 class CRDiff:
-    """CR-Diff for one UNet (diffusers or LDM); nothing is changed outside ``attached()``.
+    """CR-Diff for one UNet or transformer; nothing is changed outside ``attached()``.
 
     Args:
-        unet: a module whose forward gives a tensor, a tuple that begins with one, or an object
-            with a ``sample`` (diffusers). Extra members of tuples and objects are the dense ones.
+        unet: a UNet (diffusers or LDM) or a transformer (diffusers' SD3, FLUX): a module whose
+            forward gives a tensor, a tuple that begins with one, or an object with a ``sample``
+            (diffusers). Extra members of tuples and objects are the dense ones.
         plan: thresholds, from ``make_plan`` on this UNet's weights.
         k: amplification, 0 to 3; at 1 only the pruned pass is made, at 0 only the dense one.
         memory: how the pruned pass gets its weights, see ``weights.py``.
@@ -97,6 +104,7 @@ class CRDiff:
 
     def _wrap(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """A forward that makes both passes of ``original`` and combines them."""
+        names = list(inspect.signature(original).parameters)
 
         def dense(args: Any, kwargs: Any) -> Any:
             return original(*fresh(args), **fresh(kwargs))
@@ -109,23 +117,25 @@ class CRDiff:
             return self._amplifier(
                 lambda: dense(args, kwargs),
                 None if self.plan.is_noop else lambda: pruned(args, kwargs),
-                self._place(args, kwargs),
+                self._place({**dict(zip(names, args, strict=False)), **kwargs}, args),
             )
 
         setattr(forward, _HANDLE, self)
         return forward
 
-    def _place(self, args: Any, kwargs: Any) -> Place:
+    def _place(self, named: Mapping[str, Any], args: Sequence[Any]) -> Place:
         """The call's timestep, and what tells it from others of its step: shape and conditioning.
 
-        The arguments of diffusers' and LDM's UNets: sample, timestep, text.
+        ``named``: the call's arguments by name; ``args``: those without, for a forward that names
+        none of ``_ARGUMENTS``, which then come in a UNet's order.
         """
         if self._amplifier.amplification in (EXACT, FOLDED):
             return Place(self.fraction)  # the rest isn't needed; reading a timestep may wait for it
         sample, timestep, text = (
-            next((kwargs[name] for name in names if name in kwargs), None)
-            if len(args) <= position
-            else args[position]
+            next(
+                (named[name] for name in names if name in named),
+                args[position] if position < len(args) else None,
+            )
             for position, names in enumerate(_ARGUMENTS)
         )
         level = None if timestep is None else float(torch.as_tensor(timestep).max())

@@ -1,4 +1,4 @@
-"""One bounded cache of thresholds: three floats a plan, no tensors and no references to modules."""
+"""One bounded cache of thresholds: a float a pool, no tensors and no references to modules."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ class Preset:
                 raise CRDiffError(f"preset {name} is {value!r}: say where the ratios come from")
         if not isinstance(self.ratios, Ratios):
             raise CRDiffError(f"preset ratios are {self.ratios!r}: down, mid and up are needed")
+        FAMILIES[self.family].check(self.ratios)
         if not isinstance(self.provenance, Mapping):
             raise CRDiffError(f"preset provenance is {self.provenance!r}: an object is needed")
         object.__setattr__(self, "checkpoint", _as_hash(self.checkpoint))

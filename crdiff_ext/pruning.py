@@ -1,9 +1,10 @@
-"""Block-wise magnitude pruning: one exact threshold a group, the masks they give, and a report.
+"""Block-wise magnitude pruning: one exact threshold a pool, the masks they give, and a report.
 
-A group's threshold is the ``int(N * ratio)``-th smallest magnitude of its N weights, in the
-weights' own type; a weight is pruned when ``|w| <= threshold`` (ties go together); a group with
-``int(N * ratio) == 0`` is left alone. These are the rules of the paper's Section 3.3 as the
-authors' code has them.
+A pool is a set of weights that share a threshold: a block group of a UNet (down, mid, up), a single
+layer of a diffusion transformer. Its threshold is the ``int(N * ratio)``-th smallest magnitude of
+its N weights, in the weights' own type; a weight is pruned when ``|w| <= threshold`` (ties go
+together); a pool with ``int(N * ratio) == 0`` is left alone. These are the rules of the paper's
+Section 3.3 as the authors' code has them, for transformers too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from .blocks import PrunableWeight
 from .counting import NotANumberError, chunks, common_dtype, dtype_name, kth_magnitude
 from .errors import CRDiffError
-from .settings import GROUPS, Ratios
+from .settings import ALL, GROUPS, Ratios
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -31,9 +32,9 @@ class PrunePlan:
 
     Attributes:
         ratios: as asked for.
-        thresholds: for each group the largest magnitude to prune; None: the group is left alone.
-        totals: weights in each group.
-        dtypes: the type in which each group was compared, such as "float16"; "mixed" groups are
+        thresholds: for each pool the largest magnitude to prune; None: the pool is left alone.
+        totals: weights in each pool.
+        dtypes: the type in which each pool was compared, such as "float16"; "mixed" pools are
             compared in the narrowest type that holds all their values; None: no weights.
     """
 
@@ -65,7 +66,7 @@ class PrunePlan:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """One group: its threshold (None: left alone), pruned and total weights, and layers."""
+    """One pool: its threshold (None: left alone), pruned and total weights, and layers."""
 
     threshold: float | None
     pruned: int
@@ -78,7 +79,8 @@ class SparsityReport:
     """What a plan prunes, layer by layer; ``to_dict`` has the golden manifest's field names.
 
     ``mask_sha256`` runs over the masks of kept weights (one byte each, C order) of all layers in
-    the order of canonical names; groups left alone are in neither it nor ``pruned_per_layer``.
+    the order of canonical names; pools left alone are in neither it nor ``pruned_per_layer``.
+    ``groups`` has every pool by its name.
     """
 
     groups: Mapping[str, GroupReport]
@@ -106,37 +108,49 @@ def group_threshold(tensors: Sequence[torch.Tensor], ratio: float) -> float | No
 
 
 def make_plan(weights: Iterable[PrunableWeight], ratios: Ratios) -> PrunePlan:
-    """Thresholds for each group. Reads the weights of groups with a ratio above 0, a chunk a time.
+    """Thresholds for each pool. Reads the weights of pools with a ratio above 0, a chunk a time.
 
     Raises CRDiffError that names the layer for NaN, and for weights that are not there (meta
-    device) or not floats (quantised).
+    device) or not floats (quantised); and for unequal ratios with a transformer, which has one.
     """
-    groups = by_group(weights)
     thresholds: dict[str, float | None] = {}
-    for group, ratio in ratios.as_dict().items():
-        members = groups[group]
+    totals: dict[str, int] = {}
+    dtypes: dict[str, str | None] = {}
+    for pool in by_pool(weights):
+        ratio, members = ratios.of(pool.group), pool.members
         try:
-            thresholds[group] = group_threshold(_readable(members) if ratio else [], ratio)
+            thresholds[pool.name] = group_threshold(_readable(members) if ratio else [], ratio)
         except NotANumberError as error:
             raise CRDiffError(
                 f"layer {members[error.index].name} holds NaN: the weights are damaged, get the "
                 "checkpoint again"
             ) from error
-    tensors = {group: [weight.tensor for weight in members] for group, members in groups.items()}
-    return PrunePlan(
-        ratios,
-        thresholds,
-        {group: sum(tensor.numel() for tensor in tensors[group]) for group in GROUPS},
-        {group: _name_of(tensors[group]) for group in GROUPS},
-    )
+        tensors = [weight.tensor for weight in members]
+        totals[pool.name] = sum(tensor.numel() for tensor in tensors)
+        dtypes[pool.name] = _name_of(tensors)
+    return PrunePlan(ratios, thresholds, totals, dtypes)
 
 
-def by_group(weights: Iterable[PrunableWeight]) -> dict[str, list[PrunableWeight]]:
-    """The weights of each group, in the given order; all three groups, empty ones too."""
-    groups: dict[str, list[PrunableWeight]] = {group: [] for group in GROUPS}
+@dataclass(frozen=True)
+class Pool:
+    """Weights that share a threshold; ``group`` says which ratio is theirs."""
+
+    name: str
+    group: str
+    members: list[PrunableWeight]
+
+
+def by_pool(weights: Iterable[PrunableWeight]) -> list[Pool]:
+    """The pools of one network, each with its weights in the given order.
+
+    A UNet has its three groups, empty ones too; so has a network without prunable weights.
+    """
+    weights = list(weights)
+    is_dit = any(weight.group == ALL for weight in weights)
+    pools = {} if is_dit else {group: Pool(group, group, []) for group in GROUPS}
     for weight in weights:
-        groups[weight.group].append(weight)
-    return groups
+        pools.setdefault(weight.pool, Pool(weight.pool, weight.group, [])).members.append(weight)
+    return list(pools.values())
 
 
 def keep_mask(weight: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -179,17 +193,17 @@ def prune(weight: torch.Tensor, threshold: float, factor: float = 0.0) -> torch.
 
 def report(weights: Iterable[PrunableWeight], plan: PrunePlan) -> SparsityReport:
     """Count and hash what ``plan`` prunes of ``weights``, a chunk at a time."""
-    groups = by_group(weights)
+    pools = by_pool(weights)
     pruned: dict[str, int] = {}
     digest = hashlib.sha256()
     acting = [
         weight
-        for group in GROUPS
-        if plan.thresholds[group] is not None
-        for weight in _checked(groups[group])
+        for pool in pools
+        if plan.thresholds[pool.name] is not None
+        for weight in _checked(pool.members)
     ]
     for weight in sorted(acting, key=lambda weight: weight.canonical):
-        threshold = plan.thresholds[weight.group]
+        threshold = plan.thresholds[weight.pool]
         assert threshold is not None
         kept = 0
         for chunk in chunks(weight.tensor):
@@ -199,13 +213,13 @@ def report(weights: Iterable[PrunableWeight], plan: PrunePlan) -> SparsityReport
         pruned[weight.canonical] = weight.tensor.numel() - kept
     return SparsityReport(
         {
-            group: GroupReport(
-                plan.thresholds[group],
-                sum(pruned.get(weight.canonical, 0) for weight in members),
-                sum(weight.tensor.numel() for weight in members),
-                len(members),
+            pool.name: GroupReport(
+                plan.thresholds[pool.name],
+                sum(pruned.get(weight.canonical, 0) for weight in pool.members),
+                sum(weight.tensor.numel() for weight in pool.members),
+                len(pool.members),
             )
-            for group, members in groups.items()
+            for pool in pools
         },
         pruned,
         digest.hexdigest(),

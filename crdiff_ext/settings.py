@@ -12,6 +12,9 @@ from .errors import CRDiffError
 GROUPS = ("down", "mid", "up")
 """The paper's three block groups, in the order in which ratios are always written."""
 
+ALL = "all"
+"""The one group of a diffusion transformer, whose layers all have one ratio."""
+
 K_DEFAULT = 1.5
 K_MAX = 3.0
 AMPLIFICATIONS = ("exact", "folded", "reuse-2", "reuse-3", "reuse-4")
@@ -65,6 +68,24 @@ class Ratios:
     def as_dict(self) -> dict[str, float]:
         """``{"down": ..., "mid": ..., "up": ...}``."""
         return {group: float(getattr(self, group)) for group in GROUPS}
+
+    @property
+    def shared(self) -> float | None:
+        """The one ratio of all three groups; None when they differ."""
+        return self.down if self.down == self.mid == self.up else None
+
+    def of(self, group: str) -> float:
+        """A group's ratio; that of ``ALL`` is the shared one. Raises CRDiffError if there is none.
+
+        >>> Ratios(0.3, 0.2, 0.1).of("up"), Ratios.parse("0.2").of("all")
+        (0.1, 0.2)
+        """
+        ratio = self.shared if group == ALL else self.as_dict()[group]
+        if ratio is None:
+            raise CRDiffError(
+                f"a diffusion transformer has one ratio for all layers, not {self}: give one number"
+            )
+        return ratio
 
     @property
     def is_zero(self) -> bool:

@@ -101,11 +101,11 @@ class _Layer:
 
 
 class PrunedWeights:
-    """A UNet's prunable layers with a plan's thresholds; ``active()`` makes them count.
+    """A network's prunable layers with a plan's thresholds; ``active()`` makes them count.
 
     Args:
         module: any module with prunable layers (LDM or diffusers names).
-        plan: its thresholds; layers of groups left alone are not touched.
+        plan: its thresholds; layers of pools left alone are not touched.
         memory: "auto", "recompute" or "copy", see this module's docstring.
         factor: what small weights are multiplied by; 0 prunes them.
 
@@ -122,7 +122,7 @@ class PrunedWeights:
         self._layers = [
             _Layer(layer.name, layer.module, _table_of(layer.module, layer.name), threshold, factor)
             for layer in prunable_layers(module)
-            if (threshold := plan.thresholds[layer.group]) is not None
+            if (threshold := plan.thresholds[layer.pool]) is not None
         ]
         self._memory = memory
         self._may_fall_back = memory == "auto"

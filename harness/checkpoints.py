@@ -25,6 +25,7 @@ from harness.locate import locate, unet_files, unet_folder
 
 PICKLES = {".ckpt", ".pt", ".pth", ".bin"}
 _LFS = b"version https://git-lfs"
+_ORIGINAL = ("input_blocks.", "joint_blocks.", "double_blocks.")
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -84,8 +85,8 @@ class Checkpoint:
 
     @property
     def is_ldm(self) -> bool:
-        """Whether the UNet has the original single-file names."""
-        return any("input_blocks." in name for name in self.infos)
+        """Whether the network has the original single-file names."""
+        return any(part in name for name in self.infos for part in _ORIGINAL)
 
     def family(self, prediction: str | None = None) -> Family:
         """The model's family; ``prediction`` (diffusers' name) overrides what the file says."""

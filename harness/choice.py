@@ -25,6 +25,8 @@ def choose(
 
     Without stored ratios and without a given k it is the paper's 1.5. Raises CRDiffError.
     """
+    if ratios is not None:
+        family.check(ratios)
     settings = Settings(mode=mode, ratios=ratios, k=K_DEFAULT if k is None else k)
     decision = decide(family, *size, settings, presets)
     if k is not None or decision.preset is None or decision.preset.k == settings.k:

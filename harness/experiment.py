@@ -18,6 +18,7 @@ from crdiff_ext.presets import Preset
 from harness.choice import choose
 from harness.config import AUTHORS_GUIDANCE, AUTHORS_STEPS, NOT_IN_PAPER, RunConfig, Size
 from harness.criteria.settings import read_calibration
+from harness.denoisers import denoiser, kind_of
 from harness.execute import Tally, execute
 from harness.methods import Situation, get_methods
 from harness.plan import Cell, Plan, Sampling
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 
 DEFAULT_STEP = 8
 K_ORIGIN = "the paper's; where stored ratios come with another k, that one is used"
+
+USUAL = {
+    "sd3": (28, 7.0),
+    "sd35-medium": (40, 4.5),
+    "sd35-large": (28, 3.5),
+    "flux-dev": (50, 3.5),
+    "flux-schnell": (4, 0.0),
+}
+"""Steps and guidance that the released transformers' model cards give."""
+CARDS = "not stated in the paper; the model card's"
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -94,10 +105,13 @@ def resolve_sampling(
         origins[name] = fallback_origin
         return fallback
 
+    usual = USUAL.get(loaded.family.name)
+    steps, guidance = usual or (AUTHORS_STEPS, AUTHORS_GUIDANCE)
+    origin = CARDS if usual else NOT_IN_PAPER
     sampling = Sampling(
         model_hash=model_hash,
-        steps=int(choose("steps", config.steps, AUTHORS_STEPS, NOT_IN_PAPER)),
-        guidance=float(choose("guidance", config.guidance, AUTHORS_GUIDANCE, NOT_IN_PAPER)),
+        steps=int(choose("steps", config.steps, steps, origin)),
+        guidance=float(choose("guidance", config.guidance, guidance, origin)),
         negative=config.negative,
         scheduler=type(scheduler).__name__,
         scheduler_sha256=_scheduler_hash(scheduler),
@@ -116,6 +130,11 @@ def set_scheduler(pipe: Any, name: str) -> None:
     """Replace the pipeline's scheduler, keeping its noise schedule. Raises CRDiffError."""
     if name == "default":
         return
+    if denoiser(pipe) is getattr(pipe, "transformer", None):
+        raise CRDiffError(
+            "SD3 and FLUX sample by flow matching, for which only their own scheduler is here: "
+            "leave out --scheduler"
+        )
     if name not in SCHEDULERS:
         raise CRDiffError(
             f"scheduler {name!r} is not known: use default or one of {', '.join(SCHEDULERS)}"
@@ -137,7 +156,8 @@ def decide_for(
 ) -> tuple[Decision, bool]:
     """The core's decision for a size, and whether it acts only because it was told to.
 
-    Raises CRDiffError when ratios or "stored" were asked for and there is nothing to act with.
+    With "stored" it is told not to act where nothing is stored. Raises CRDiffError for ratios that
+    the family can't have.
     """
     given = config.given_ratios()
     auto = choose(family, size, presets, ratios=given, k=config.k)
@@ -173,24 +193,25 @@ def open_experiment(
 
     ``presets``: stored ratios to choose from; None means the user's over those that ship.
     """
-    from harness.environment import default_device, default_dtype
+    from harness.environment import default_device
     from harness.modelhash import model_hash
-    from harness.pipelines import load_pipeline
+    from harness.pipelines import load_pipeline, usual_dtype
 
     get_methods(config.methods)
     store = Store(config.out)  # a folder that can't be written is told before a model is loaded
     device = default_device() if config.device == "auto" else config.device
-    dtype = default_dtype(device) if config.dtype == "auto" else config.dtype
+    dtype = usual_dtype(config.model, device) if config.dtype == "auto" else config.dtype
     _no_bars()
     loaded = load_pipeline(
         config.model, dtype, device, config=config.config, prediction=config.prediction
     )
     if loaded.family.name == "unknown":
         raise CRDiffError(
-            f"{loaded.model_id} is not a model that CR-Diff knows: use an SD1.5, SD2 or SDXL "
-            "checkpoint"
+            f"{loaded.model_id} is not a model that CR-Diff knows: use an SD1.5, SD2, SDXL, SD3 or "
+            "FLUX model"
         )
     set_scheduler(loaded.pipe, config.scheduler)
+    kind_of(loaded.pipe).check(config.sizes, config.negative)
     stored = stored_presets() if presets is None else presets
     cells = make_cells(config, loaded.family, stored, loaded.family.step or DEFAULT_STEP)
     digest = model_hash(loaded.path, config.out / "model-hashes.json", config.config)
@@ -198,6 +219,7 @@ def open_experiment(
     origins["k"] = K_ORIGIN if config.k is None else "given"
     plan = Plan(cells, prompts.prompts, sampling)
     experiment = Experiment(config, loaded, sampling, origins, prompts, plan, store)
+    experiment.notes += loaded.notes()
     experiment.notes += _calibrated_on_scored(experiment)
     return experiment
 

@@ -1,4 +1,4 @@
-"""Draw batches of images with a diffusers pipeline, densely or with CR-Diff attached to its UNet.
+"""Draw batches of images with a diffusers pipeline, densely or with CR-Diff on its denoiser.
 
 Every image's noise comes from a CPU generator of its own seed, in fp32 whatever the model's dtype,
 and every prompt is encoded on its own: an image does not depend on its neighbours in a batch beyond
@@ -27,6 +27,7 @@ from harness.criteria.calibrate import Run, StepEnd
 from harness.criteria.choose import Choice, choose_weights
 from harness.criteria.replaced import ReplacedWeights
 from harness.criteria.times import choice_key, note_time
+from harness.denoisers import kind_of
 from harness.environment import repeatable
 from harness.methods import Drawing
 from harness.plan import Batch, Sampling
@@ -41,19 +42,16 @@ class Painter:
     """A pipeline made ready to draw the batches of one plan.
 
     Args:
-        pipe: a diffusers StableDiffusionPipeline or StableDiffusionXLPipeline on its device.
+        pipe: a diffusers pipeline of one of ``pipelines.PIPELINES`` on its device.
         sampling: steps, guidance, negative prompt; dtype and device are the pipeline's.
         notes: a folder in which to write down how long choosing weights took (``times.py``).
     """
 
     def __init__(self, pipe: Any, sampling: Sampling, notes: Path | None = None) -> None:
-        channels = pipe.unet.config.in_channels
-        if channels != pipe.vae.config.latent_channels:
-            raise CRDiffError(
-                f"the UNet takes {channels} channels: an inpainting model needs a picture and a "
-                "mask, so it cannot be run here; use a text-to-image model"
-            )
+        self._kind = kind_of(pipe)
+        self._kind.check((), sampling.negative)
         self.pipe = pipe
+        self.network = self._kind.network
         self.sampling = sampling
         self._notes = notes
         self.pipe.set_progress_bar_config(disable=True)
@@ -80,7 +78,7 @@ class Painter:
         return images, (time.perf_counter() - started) / len(images)
 
     def _passes(self, batch: Batch) -> AbstractContextManager[Any]:
-        """Inside, the UNet makes the passes of the batch's drawing."""
+        """Inside, the denoiser makes the passes of the batch's drawing."""
         drawing = batch.drawing
         if drawing.kind == "dense":
             return nullcontext()
@@ -93,7 +91,7 @@ class Painter:
         assert drawing.ratios is not None
         assert drawing.k is not None
         weights = self.chosen(drawing, batch.size).weights
-        return ReplacedWeights(self.pipe.unet, weights, drawing.k).attached()
+        return ReplacedWeights(self.network, weights, drawing.k).attached()
 
     def chosen(self, drawing: Drawing, size: Size) -> Choice:
         """What the drawing's criterion leaves, calibrated at ``size``; the last one is kept."""
@@ -128,16 +126,16 @@ class Painter:
             return self._call([text], [seed], size, told, **more)
 
         guided = self.sampling.guidance > 1
-        return Run(self.pipe.unet, self.pipe.scheduler, draw, self.sampling.steps, guided)
+        return Run(self.network, self.pipe.scheduler, draw, self.sampling.steps, guided)
 
     def _handle(self, drawing: Drawing) -> CRDiff:
         """The core's handle for a drawing's ratios; the last one is kept, thresholds and all."""
         if drawing not in self._handles:
             assert drawing.ratios is not None
             assert drawing.k is not None
-            weights = prunable_parameters(self.pipe.unet)
+            weights = prunable_parameters(self.network)
             plan = make_plan(weights, drawing.ratios)
-            handle = CRDiff(self.pipe.unet, plan, drawing.k, amplification=drawing.amplification)
+            handle = CRDiff(self.network, plan, drawing.k, amplification=drawing.amplification)
             self._handles = {drawing: handle}
         return self._handles[drawing]
 
@@ -152,10 +150,7 @@ class Painter:
     ) -> Any:
         """One pipeline call; its images, or latents. ``told``: see ``Drawing.told_size``."""
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        scale = self.pipe.vae_scale_factor
-        channels = self.pipe.unet.config.in_channels
-        shape = (1, channels, size.height // scale, size.width // scale)
-        noise = torch.cat([torch.randn(shape, generator=one) for one in generators])
+        noise = self._kind.noise(size, generators)
         if told is not None:
             more |= {"original_size": tuple(told), "target_size": tuple(told)}
         output = self.pipe(
@@ -164,7 +159,7 @@ class Painter:
             width=size.width,
             num_inference_steps=self.sampling.steps,
             guidance_scale=self.sampling.guidance,
-            latents=noise.to(device=self.sampling.device, dtype=self.pipe.unet.dtype),
+            latents=noise.to(device=self.sampling.device, dtype=self.network.dtype),
             generator=generators,  # samplers that add noise go on with each image's own stream
             **more,
         )
@@ -180,21 +175,8 @@ class Painter:
         if text in self._encoded:
             self._encoded.move_to_end(text)
             return self._encoded[text]
-        guided = self.sampling.guidance > 1
-        encoded = self.pipe.encode_prompt(
-            prompt=text,
-            device=self.sampling.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
-            # None where empty, as the pipelines' own default: SDXL then uses zeros.
-            negative_prompt=(self.sampling.negative or None) if guided else None,
-        )
-        names = ["prompt_embeds", "negative_prompt_embeds"]
-        if len(encoded) == 4:  # SDXL: also the pooled embeddings of its second text encoder
-            names += ["pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
-        kept = {
-            name: value for name, value in zip(names, encoded, strict=True) if value is not None
-        }
+        sampling = self.sampling
+        kept = self._kind.encode(text, sampling.negative, sampling.guidance, sampling.device)
         self._encoded[text] = kept
         if len(self._encoded) > KEPT_PROMPTS:
             self._encoded.popitem(last=False)

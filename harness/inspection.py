@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import torch
 
-from crdiff_ext.blocks import PrunableWeight, prunable_names
+from crdiff_ext.blocks import PrunableWeight, pool_of, prunable_names
 from crdiff_ext.decide import Decision
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.families import Family
-from crdiff_ext.pruning import make_plan, report
-from crdiff_ext.settings import GROUPS, Ratios
+from crdiff_ext.pruning import by_pool, make_plan, report
+from crdiff_ext.settings import ALL, Ratios
 from harness.checkpoints import Checkpoint, open_checkpoint
 from harness.choice import choose
 from harness.config import Size
@@ -24,8 +24,9 @@ from harness.user_presets import stored_presets
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that is told about a checkpoint; ``groups`` as in the core's SparsityReport.
+    """Everything that is told about a checkpoint.
 
+    ``groups`` as in the core's SparsityReport: a UNet's block groups, a transformer's layers.
     ``ratios`` None: nothing to prune with, so ``groups`` holds counts only and ``mask_sha256`` is
     None. ``size`` None: none was given and the native one is not known.
     """
@@ -78,13 +79,18 @@ class Inspection:
 class LazyWeight:
     """A PrunableWeight whose tensor is read from the checkpoint each time it is asked for.
 
-    At any moment only the tensors that the core is at work on are mapped: one group at most.
+    At any moment only the tensors that the core is at work on are mapped: one pool at most.
     """
 
     name: str
     canonical: str
     group: str
     checkpoint: Checkpoint
+
+    @property
+    def pool(self) -> str:
+        """Its key in a plan's thresholds."""
+        return pool_of(self.group, self.canonical)
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -119,8 +125,13 @@ def inspect_checkpoint(
     weights = lazy_weights(checkpoint)
     if not weights:
         raise CRDiffError(
-            f"{checkpoint.path} holds no UNet with layers that CR-Diff prunes: give an SD1.5, SD2 "
-            "or SDXL checkpoint"
+            f"{checkpoint.path} holds no UNet with layers that CR-Diff prunes: give an SD1.5, SD2, "
+            "SDXL, SD3 or FLUX checkpoint"
+        )
+    if weights[0].group == ALL and not family.is_dit:
+        raise CRDiffError(
+            f"{checkpoint.path} is a diffusion transformer of a kind that CR-Diff does not know: "
+            "of these, SD3, SD3.5 and FLUX can be read"
         )
     if size is None and family.native:
         size = Size(*family.native)
@@ -152,11 +163,9 @@ def _sparsity(
     if ratios is not None:
         found = report(weights, make_plan(weights, ratios)).to_dict()
         return found["groups"], found["pruned_per_layer"], found["mask_sha256"]
-    groups: dict[str, dict[str, Any]] = {
-        group: {"threshold": None, "pruned": 0, "total": 0, "layers": 0} for group in GROUPS
-    }
-    for weight in weights:
-        shape = checkpoint.infos[weight.name].shape
-        groups[weight.group]["total"] += torch.Size(shape).numel()
-        groups[weight.group]["layers"] += 1
+    groups: dict[str, dict[str, Any]] = {}
+    for pool in by_pool(weights):
+        shapes = [torch.Size(checkpoint.infos[weight.name].shape) for weight in pool.members]
+        total = sum(shape.numel() for shape in shapes)
+        groups[pool.name] = {"threshold": None, "pruned": 0, "total": total, "layers": len(shapes)}
     return groups, {}, None

@@ -13,8 +13,14 @@ from crdiff_ext.errors import CRDiffError
 VARIANTS = ("", "fp16", "bf16")
 _STEM = "diffusion_pytorch_model"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_UNET_ONLY = ("model_index.json", "scheduler/*.json", "unet/*.json", "unet/*.safetensors")
-_PIPELINE = ("model_index.json", "*/*.json", "*/*.txt", "*/*.safetensors")
+_DENOISERS = ("unet", "transformer")
+"""The folder of a pipeline's network that is pruned: a UNet, or SD3's and FLUX' transformer."""
+_UNET_ONLY = (
+    "model_index.json",
+    "scheduler/*.json",
+    *(f"{part}/*.{ending}" for part in _DENOISERS for ending in ("json", "safetensors")),
+)
+_PIPELINE = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors")
 NOT_LOADED = {"safety_checker", "feature_extractor", "image_encoder"}
 """Components of a pipeline folder that are never used here."""
 _NEVER = ("*non_ema*", "safety_checker/*", "image_encoder/*")
@@ -22,7 +28,7 @@ _NEVER = ("*non_ema*", "safety_checker/*", "image_encoder/*")
 
 @dataclass(frozen=True)
 class UnetFiles:
-    """The weight files of one UNet folder, and the variant ("" or "fp16") that they belong to."""
+    """The weight files of one network's folder, and the variant ("" or "fp16") they belong to."""
 
     files: tuple[Path, ...]
     variant: str
@@ -45,13 +51,13 @@ def locate(model: str | Path, whole: bool = True) -> Path:
 
 
 def unet_folder(folder: Path) -> Path:
-    """The folder with the UNet's weights: ``folder/unet`` of a pipeline, or ``folder`` itself."""
-    inner = folder / "unet"
-    chosen = inner if inner.is_dir() else folder
+    """The folder of the weights to prune: a pipeline's ``unet`` or ``transformer``, or itself."""
+    inner = (folder / part for part in _DENOISERS)
+    chosen = next((part for part in inner if part.is_dir()), folder)
     if chosen is folder and not list(folder.glob(f"{_STEM}*")):
         raise CRDiffError(
-            f"the folder {folder} holds no UNet: give a diffusers pipeline folder (with unet/ in "
-            "it), a UNet's own folder, or the checkpoint file itself"
+            f"the folder {folder} holds no UNet: give a diffusers pipeline folder (with unet/ or "
+            "transformer/ in it), a UNet's own folder, or the checkpoint file itself"
         )
     return chosen
 
@@ -151,4 +157,4 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _has_unet(folder: Path) -> bool:
-    return (folder / "unet").is_dir() and any((folder / "unet").glob(f"{_STEM}*.safetensors"))
+    return any(any((folder / part).glob(f"{_STEM}*.safetensors")) for part in _DENOISERS)

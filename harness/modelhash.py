@@ -11,7 +11,7 @@ from harness.locate import NOT_LOADED, read_json
 from harness.store import write_atomically
 
 WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
-CONFIGURATION = {".json", ".txt", ".yaml"}
+CONFIGURATION = {".json", ".txt", ".yaml", ".model"}
 CACHE_FROM_BYTES = 64 * 2**20
 """Only files of this size and more are worth a line in the cache."""
 

@@ -20,7 +20,7 @@ from modules import script_callbacks, sd_models, sd_unet, shared
 from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
 from ..amplify import Place, reuse_interval
-from ..blocks import prunable_layers
+from ..blocks import unet_layers
 from ..errors import CRDiffError
 from ..families import UNKNOWN, identify_module
 from ..patch import fresh
@@ -214,6 +214,6 @@ def _why_not(unet: Any) -> str | None:
     if active is not None:
         label = getattr(getattr(active, "option", None), "label", type(active).__name__)
         return f"this model is not supported: the UNet {label} in use has weights of its own"
-    if unet is None or not prunable_layers(unet):
+    if unet is None or not unet_layers(unet):
         return "this model is not supported: it has no layers of a kind that CR-Diff prunes"
     return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -21,7 +21,7 @@ from ..errors import CRDiffError
 from ..families import FAMILIES
 from ..presets import MAX_SIDE
 from ..settings import Settings, as_number
-from . import arguments, infotext, options, refine_results, report
+from . import arguments, infotext, options, refine_arguments, refine_results, report
 from .hosts import Adapter
 from .job import ModelFacts, decide_for
 
@@ -87,20 +87,25 @@ def add_routes(app: FastAPI, adapter: Adapter, library: Library) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """The script's arguments in their order, and JSON Schema of the settings made from them."""
+    """Both scripts' arguments in their order, and JSON Schema of the settings made from them."""
     return {
         "version": __version__,
-        "arguments": [
-            {
-                "name": argument.name,
-                "default": argument.default,
-                "label": argument.label,
-                "choices": list(argument.choices) or None,
-            }
-            for argument in arguments.ARGUMENTS
-        ],
+        "arguments": _told(arguments.ARGUMENTS),
+        "refine_arguments": _told(refine_arguments.ARGUMENTS),
         "settings": Settings.json_schema(),
     }
+
+
+def _told(known: Sequence[arguments.Argument]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": argument.name,
+            "default": argument.default,
+            "label": argument.label,
+            "choices": list(argument.choices) or None,
+        }
+        for argument in known
+    ]
 
 
 def listed(library: Library) -> dict[str, Any]:

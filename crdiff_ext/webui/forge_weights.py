@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ..blocks import PrunableLayer, PrunableWeight, prunable_layers
+from ..blocks import PrunableLayer, PrunableWeight, prunable_layers, unet_layers
 from ..errors import CRDiffError
 from ..pruning import PrunePlan, prune
 from ..settings import Ratios
@@ -238,7 +238,7 @@ def is_exact_cast(stored: torch.dtype, computed: torch.dtype | None) -> bool:
 
 def why_unreadable(unet: Any, online: Online | None) -> str | None:
     """A sentence when this UNet's weights can't be masked, else None."""
-    layers = prunable_layers(unet)
+    layers = unet_layers(unet)
     if not layers:
         return "this model is not supported: it has no layer that CR-Diff knows how to prune"
     for layer in layers:

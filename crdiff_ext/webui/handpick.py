@@ -17,7 +17,7 @@ from ..errors import CRDiffError
 from ..refine import Refinement, Round
 from . import infotext, report
 from .job import ModelFacts
-from .refine_arguments import HAND, SECOND
+from .refine_arguments import ANY, HAND, SECOND
 from .refine_results import RESULTS, Result, Row
 from .refine_task import Task, draw, prepare
 from .rounds import Drawn, Rounds, Stopped, described, gathered
@@ -101,7 +101,11 @@ SESSIONS = Sessions()
 
 
 def step(task: Task) -> Any:
-    """One call: begin, go on after a choice, or show again. Raises CRDiffError."""
+    """One call: begin, go on after a choice, or show again. Raises CRDiffError.
+
+    What does not fit the search that waits is told beside its pair, and through the API is an
+    error; either way the search goes on waiting.
+    """
     asked, p = task.asked, task.p
     picking = SESSIONS.get(asked.session)
     if picking is None and asked.choice:
@@ -110,11 +114,11 @@ def step(task: Task) -> Any:
         )
     seeds = (p.seed, p.subseed)
     if picking is not None:
-        changed = _changed(picking, task)
-        if changed:
-            return _show(
-                task, picking, f"{changed} changed since: put it back, or begin anew", True
-            )
+        objection = _objection(picking, task)
+        if objection and getattr(p, "is_api", False):
+            raise CRDiffError(objection)
+        if objection:
+            return _show(task, picking, objection, changed=True)
         p.seed, p.subseed = picking.seeds
         task.facts = picking.facts
     else:
@@ -228,6 +232,22 @@ def _made_for(task: Task, seeds: tuple[Any, Any]) -> dict[str, str]:
     mask = getattr(p, "image_mask", None)
     texts["the mask"] = "" if mask is None else _hash(mask)
     return texts
+
+
+def _objection(picking: Picking, task: Task) -> str:
+    """Why nothing is to be drawn or chosen now, and what to do; empty if all is well."""
+    changed = _changed(picking, task)
+    if changed:
+        return f"{changed} changed since: put it back, or begin anew"
+    asked, challenger = task.asked, picking.challenger
+    if asked.choice and asked.round != ANY and challenger is not None:
+        waits = challenger[0].number
+        if asked.round != waits:
+            return (
+                f"the choice was about round {asked.round}, but round {waits} waits for one: look "
+                "at the two and choose again"
+            )
+    return ""
 
 
 def _changed(picking: Picking, task: Task) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from ..amplify import Amplifier, Window
 from ..decide import Decision, decide
-from ..families import Family
+from ..families import UNKNOWN, Family
 from ..presets import Preset
 from ..settings import Settings
 from .actor import Actor, WeightSource
@@ -39,6 +39,10 @@ class ModelFacts:
     checkpoint: str
     refused: str | None = None
     hash: str = ""
+
+    def __post_init__(self) -> None:
+        if self.family.is_dit:  # the harness draws with these; in a host they are not supported
+            object.__setattr__(self, "family", UNKNOWN)
 
 
 @dataclass

@@ -21,6 +21,8 @@ TITLE = "CR-Diff: refine for this prompt"
 BY_SETTINGS, HAND = "settings page", "hand"
 FIRST, SECOND = "first", "second"
 MAX_BUDGET, MAX_SEEDS = 400, 16
+ANY = -1
+"""As a round: a choice is of whichever pair waits."""
 _MAX_NAME = 64
 
 # Append only, as in arguments.py.
@@ -31,6 +33,7 @@ ARGUMENTS = (
     Argument("judge", BY_SETTINGS, "Who judges", (BY_SETTINGS, HAND)),
     Argument("session", "", "Session (for picking by hand)"),
     Argument("choice", "", "Choice (for picking by hand)", ("", FIRST, SECOND)),
+    Argument("round", ANY, "Round of the challenger (-1: whichever waits)"),
 )
 NAMES = tuple(argument.name for argument in ARGUMENTS)
 DEFAULTS = {argument.name: argument.default for argument in ARGUMENTS}
@@ -46,6 +49,7 @@ class Request:
         hand: a person judges, whatever the settings page says.
         session: names the search; needed to go on with one that is picked by hand.
         choice: "first" (the favourite) or "second" (the challenger) is better; "" begins.
+        round: number of the challenger that the choice is about; ANY for whichever waits.
     """
 
     budget: int
@@ -54,6 +58,7 @@ class Request:
     hand: bool
     session: str
     choice: str
+    round: int = ANY
 
 
 def request(args: Sequence[Any]) -> Request:
@@ -82,6 +87,7 @@ def request(args: Sequence[Any]) -> Request:
         _choice("judge", values["judge"], (BY_SETTINGS, HAND)) == HAND,
         _name(values["session"]),
         _choice("choice", values["choice"], ("", FIRST, SECOND)),
+        _whole("round", values["round"], ANY, MAX_BUDGET),
     )
 
 

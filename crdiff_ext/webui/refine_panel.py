@@ -8,8 +8,7 @@ So the queue, the progress bar, interrupt, skip and the gallery are the host's o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
 from html import escape
@@ -21,43 +20,17 @@ from gradio.context import Context
 from modules import script_callbacks, scripts
 
 from ..errors import CRDiffError
-from . import editor, reward
+from . import editor, generate_event, reward
 from .arguments import SET
+from .generate_event import Place, Pressed
 from .library import Library
-from .refine_arguments import BY_SETTINGS, DEFAULTS, FIRST, NAMES, SECOND, TITLE
+from .refine_arguments import ANY, BY_SETTINGS, DEFAULTS, FIRST, SECOND, TITLE
 from .refine_results import RESULTS, table
 
 logger = logging.getLogger("crdiff")
 
 _JS = "js" if int(gr.__version__.split(".")[0]) >= 4 else "_js"
 NO_BUTTON = f'this page has no button of a known kind: choose "{TITLE}" under Script instead'
-
-
-@dataclass(frozen=True)
-class Pressed:
-    """What the host's Generate does: its function, and the JavaScript that goes before it."""
-
-    fn: Callable[..., Any]
-    inputs: list[Any]
-    outputs: list[Any]
-    js: str | None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a generation's arguments say which script runs, counted from their end."""
-
-    dropdown: int
-    index: int  # our script's number in the dropdown
-    first: int  # our first argument, counted from the dropdown
-
-    def put(self, args: Sequence[Any], values: Mapping[str, Any]) -> list[Any]:
-        """The host's arguments with our script and its ``values``."""
-        changed = list(args)
-        at = len(changed) - self.dropdown
-        changed[at] = self.index
-        changed[at + self.first : at + self.first + len(NAMES)] = [values[n] for n in NAMES]
-        return changed
 
 
 @dataclass
@@ -101,21 +74,21 @@ class RefinePanel:
         """Tie the three buttons that draw to the host's Generate, once that is tied."""
         runner = getattr(scripts, f"scripts_{tab}", None)
         try:
-            pressed, place = _generate(block, tab, runner)
+            pressed, place = generate_event.find(block, tab, runner)
         except LookupError as error:
             logger.warning("%s: %s", tab, error)
             for name in ("run", FIRST, SECOND):
                 self.parts[name].interactive = False
             self.parts["message"].value = _html(NO_BUTTON)
             return []
-        with _inside(block):
+        with generate_event.inside(block):
             for name, choice in (("run", ""), (FIRST, FIRST), (SECOND, SECOND)):
                 self._press(self.parts[name], choice, pressed, place)
         return []
 
     def _press(self, button: Any, choice: str, pressed: Pressed, place: Place) -> None:
         parts = self.parts
-        asked = [parts[name] for name in ("budget", "seeds", "search_k", "session")]
+        asked = [parts[name] for name in ("budget", "seeds", "search_k", "session", "round")]
         quiet = {"queue": False, "show_progress": "hidden", "api_name": False}
         named = button.click(
             fn=partial(begin, choice),
@@ -136,7 +109,7 @@ class RefinePanel:
         done.then(
             fn=shown,
             inputs=[parts["session"]],
-            outputs=[parts["result"], parts["row"], parts["hand"], parts["message"]],
+            outputs=[parts[name] for name in ("result", "row", "hand", "message", "round")],
             **quiet,
         )
 
@@ -174,6 +147,7 @@ def build(script: Any) -> RefinePanel:
         parts["save"] = named(gr.Button, "save", value="Save as preset", size="sm")
     parts["message"] = named(gr.HTML, "message")
     parts["session"] = named(gr.Textbox, "session", label="Session", visible=False)
+    parts["round"] = named(gr.Number, "round", label="Round", value=ANY, precision=0, visible=False)
     return RefinePanel(parts)
 
 
@@ -187,14 +161,14 @@ def begin(choice: str, session: str) -> list[Any]:
 
 
 def with_script(original: Callable[..., Any], place: Place, choice: str) -> Callable[..., Any]:
-    """The host's Generate with our script; the panel's four values come last.
+    """The host's Generate with our script; the panel's five values come last.
 
     ``wraps`` keeps the signature, by which gradio knows that it has to hand over the request.
     """
 
     @wraps(original)
     def pressed(*args: Any) -> Any:
-        *given, budget, seeds, search_k, session = args
+        *given, budget, seeds, search_k, session, challenger = args
         values = {
             "budget": budget,
             "seeds": seeds,
@@ -202,6 +176,7 @@ def with_script(original: Callable[..., Any], place: Place, choice: str) -> Call
             "judge": BY_SETTINGS,
             "session": session,
             "choice": choice,
+            "round": challenger,
         }
         return original(*place.put(given, values))
 
@@ -209,13 +184,13 @@ def with_script(original: Callable[..., Any], place: Place, choice: str) -> Call
 
 
 def shown(session: str) -> list[Any]:
-    """Updates of table, list of rows, the row of two buttons, and message."""
+    """Updates of table, list of rows, the row of two buttons, message, and the round to judge."""
     result = RESULTS.get(session)
     if result is None:
-        return ["", gr.update(choices=[], value=None), gr.update(visible=False), ""]
+        return ["", gr.update(choices=[], value=None), gr.update(visible=False), "", ANY]
     labels = [row.label for row in result.ranked]
     rows = gr.update(choices=labels, value=labels[0] if labels else None)
-    return [table(result), rows, gr.update(visible=result.waiting), ""]
+    return [table(result), rows, gr.update(visible=result.waiting), "", result.challenger]
 
 
 def use(session: str, label: str | None) -> list[Any]:
@@ -256,44 +231,6 @@ def _row(session: str, label: str | None) -> Any:
 def _paused(session: str) -> bool:
     result = RESULTS.get(session)
     return result is not None and result.paused
-
-
-def _generate(block: Any, tab: str, runner: Any) -> tuple[Pressed, Place]:
-    """What Generate does, and where our script goes. Raises LookupError."""
-    titles = [script.title() for script in getattr(runner, "selectable_scripts", ())]
-    if TITLE not in titles:
-        raise LookupError(f"the script {TITLE!r} is not among the tab's scripts")
-    ours, dropdown = runner.selectable_scripts[titles.index(TITLE)], runner.inputs[0]
-    ids = {b._id for b in block.blocks.values() if getattr(b, "elem_id", "") == f"{tab}_generate"}
-    for fn, targets, js in _events(block):
-        inputs = list(fn.inputs)
-        if fn.fn is not None and dropdown in inputs and ids & targets:
-            place = Place(
-                len(inputs) - inputs.index(dropdown), titles.index(TITLE) + 1, ours.args_from
-            )
-            return Pressed(fn.fn, inputs, list(fn.outputs), js), place
-    raise LookupError("the event of Generate was not found")
-
-
-def _events(block: Any) -> Iterator[tuple[Any, set[int], str | None]]:
-    """Function, the components that are clicked, and JavaScript of each event."""
-    if isinstance(block.fns, Mapping):  # gradio 4
-        for fn in block.fns.values():
-            yield fn, {target for target, event in fn.targets if event == "click"}, fn.js
-        return
-    for fn, dependency in zip(block.fns, block.dependencies, strict=True):
-        clicked = dependency["targets"] if dependency["trigger"] == "click" else ()
-        yield fn, set(clicked), dependency["js"]
-
-
-@contextmanager
-def _inside(block: Any) -> Iterator[None]:
-    """Events made here are the block's; entering it again would repeat its load events."""
-    kept, Context.root_block = Context.root_block, block
-    try:
-        yield
-    finally:
-        Context.root_block = kept
 
 
 def _html(sentence: str) -> str:

@@ -14,6 +14,7 @@ from ..presets import Preset
 from ..refine import Refinement
 from ..schedule import State
 from .job import ModelFacts
+from .refine_arguments import ANY
 
 KEPT = 16
 """Results that are kept; the oldest goes first."""
@@ -86,6 +87,11 @@ class Result:
     def ranked(self) -> list[Row]:
         """Best first; the favourite of a person before all; failed ones last."""
         return sorted(self.rows, key=_rank)
+
+    @property
+    def challenger(self) -> int:
+        """The number of the round that waits for a choice; ANY if none does."""
+        return next((row.number for row in self.rows if row.note == "challenger"), ANY)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the prompt."""

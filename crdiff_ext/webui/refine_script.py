@@ -22,6 +22,7 @@ def build(script: Any) -> list[Any]:
         "choice": gr.Dropdown(
             choices=list(_ARGUMENTS["choice"].choices), **_named(script, "choice")
         ),
+        "round": gr.Number(precision=0, **_named(script, "round")),
     }
     for component in made.values():
         component.do_not_save_to_config = True

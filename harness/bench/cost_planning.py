@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from crdiff_ext.blocks import prunable_parameters
-from crdiff_ext.pruning import by_group
+from crdiff_ext.pruning import by_pool
 from crdiff_ext.settings import Ratios
 from crdiff_ext.weights import free_bytes
 from harness.bench.cost_subject import Subject
@@ -39,20 +39,20 @@ def _kthvalue(subject: Subject, ratios: Ratios, meter: Meter) -> dict[str, Any]:
     assert subject.plan is not None
     spent, peak, ranked, same = 0.0, 0.0, 0, True
     left_out = []
-    for group, members in by_group(prunable_parameters(subject.unet)).items():
-        tensors = [weight.tensor for weight in members]
+    for pool in by_pool(prunable_parameters(subject.unet)):
+        tensors = [weight.tensor for weight in pool.members]
         free = free_bytes(torch.device(subject.device))
         needs = kthvalue_bytes(tensors)
         if not tensors or (free is not None and 2 * needs > free):
             if tensors:
-                left_out.append(f"{group} (needs {needs / 2**30:.1f} GiB)")
+                left_out.append(f"{pool.name} (needs {needs / 2**30:.1f} GiB)")
             continue
         found: list[float | None] = []
-        ratio = ratios.as_dict()[group]
+        ratio = ratios.of(pool.group)
         seconds, extra = _measured(meter, lambda: found.append(group_kthvalue(tensors, ratio)))  # noqa: B023
         spent, peak = spent + seconds, max(peak, extra or 0.0)
         ranked += sum(tensor.numel() for tensor in tensors)
-        same &= found[0] == subject.plan.thresholds[group]
+        same &= found[0] == subject.plan.thresholds[pool.name]
     note = f"not ranked, for want of memory: {', '.join(left_out)}" if left_out else None
     return {
         "seconds": spent if ranked else None,

@@ -93,7 +93,7 @@ def open_subject(
         default = Size(64, 64) if model == "embedded" else UNSEEN
         subject = Subject(
             "embedded" if model == "embedded" else loaded.model_id,
-            loaded.pipe.unet,
+            loaded.unet("crdiff bench"),
             wanted or default,
             Size(*native) if native else None,
             batch or 2,

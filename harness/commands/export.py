@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix != ".safetensors":
         raise CRDiffError(f"{args.out} is no safetensors name: end it in .safetensors")
     loaded = load_pipeline(args.model or embedded_model_dir(), args.dtype)
+    loaded.unet("crdiff export")
     for path in export_ldm(loaded.pipe, args.out.absolute()):
         print(f"Written: {path}")
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crdiff_ext.decide import Decision
-from crdiff_ext.settings import GROUPS, Ratios
+from crdiff_ext.settings import Ratios
 from harness.config import Size
 
 
@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--ratios",
         metavar="D/M/U",
-        help="ratios for down/mid/up, such as 0.3/0.2/0.25 (default: those of the decision)",
+        help="ratios for down/mid/up, such as 0.3/0.2/0.25, or one for all of them, as SD3 and "
+        "FLUX need it (default: those of the decision)",
     )
     add("--k", type=float, help="amplification, 0 to 3 (default: the stored ratios' own, else 1.5)")
     add("--prediction", metavar="TYPE", help="epsilon or v_prediction, if the file does not say")
@@ -55,31 +56,44 @@ def _lines(found: Any) -> list[str]:
         "decision": _decision(found.decision),
     }
     if found.ratios is not None:
-        head["ratios"] = f"{found.ratios} (down / mid / up), k = {found.decision.k:g}"
+        said = f"{found.ratios} (down / mid / up)"
+        if family.is_dit:
+            said = f"{found.ratios.shared:g} (one for all layers)"
+        head["ratios"] = f"{said}, k = {found.decision.k:g}"
         if not found.decision.act and family.name != "unknown":
             head["note"] = "that is Auto's decision; `crdiff run` with these ratios acts anyway"
     lines = [f"{name:<12} {value}" for name, value in head.items()]
-    lines += ["", _row("group", "layers", "weights", "threshold", "pruned", "share")]
-    lines += [_group_line(name, found.groups[name]) for name in GROUPS]
+    # A transformer's layers in the order of its blocks; a UNet's groups are in order.
+    names = sorted(found.groups, key=_in_order) if family.is_dit else list(found.groups)
+    width = max(len(name) for name in names)
+    first = "layer" if family.is_dit else "group"
+    lines += ["", _row(width, first, "layers", "weights", "threshold", "pruned", "share")]
+    lines += [_group_line(width, name, found.groups[name]) for name in names]
     sums = {
         key: sum(group[key] for group in found.groups.values())
         for key in ("layers", "total", "pruned")
     }
-    return [*lines, _group_line("all", sums | {"threshold": ""})]
+    return [*lines, _group_line(width, "all", sums | {"threshold": ""})]
+
+
+def _in_order(name: str) -> list[str]:
+    return [part.zfill(6) if part.isdigit() else part for part in name.split(".")]
 
 
 def _decision(decision: Decision) -> str:
     return f"{'act' if decision.act else 'do not act'}: {decision.sentence}"
 
 
-def _group_line(name: str, group: dict[str, Any]) -> str:
+def _group_line(width: int, name: str, group: dict[str, Any]) -> str:
     threshold = group["threshold"]
     if not isinstance(threshold, str):
         threshold = "left alone" if threshold is None else f"{threshold:.6g}"
     share = group["pruned"] / group["total"] if group["total"] else 0.0
     total, pruned = f"{group['total']:,}", f"{group['pruned']:,}"
-    return _row(name, str(group["layers"]), total, threshold, pruned, f"{share:.1%}")
+    return _row(width, name, str(group["layers"]), total, threshold, pruned, f"{share:.1%}")
 
 
-def _row(name: str, layers: str, total: str, threshold: str, pruned: str, share: str) -> str:
-    return f"{name:<6}{layers:>8}{total:>16}{threshold:>14}{pruned:>16}{share:>8}"
+def _row(
+    wide: int, name: str, layers: str, total: str, threshold: str, pruned: str, share: str
+) -> str:
+    return f"{name:<{max(6, wide + 1)}}{layers:>8}{total:>16}{threshold:>14}{pruned:>16}{share:>8}"

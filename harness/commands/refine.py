@@ -64,6 +64,11 @@ def run(args: argparse.Namespace) -> int:
     )
     store = Store(args.out)
     workshop = open_workshop(config, args.reward, args.reward_weights)
+    if workshop.family.is_dit:
+        raise CRDiffError(
+            f"refinement moves three ratios, and {workshop.family.label} has one: use crdiff "
+            "search --uniform"
+        )
     start, origin = _start(args, workshop)
     seeds = [image_seed(args.seed, i) for i in range(args.seeds + args.fresh)]
     search = Refinement(start, seeds[: args.seeds], args.budget, not args.fix_k, args.seed)

@@ -49,9 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--ratios",
-        metavar="auto|stored|D/M/U",
+        metavar="auto|stored|D/M/U|R",
         help="auto: stored ratios, at unseen sizes only (default); stored: at every size; "
-        "or three ratios for down/mid/up, such as 0.3/0.2/0.25",
+        "or three ratios for down/mid/up, such as 0.3/0.2/0.25; or one for all, as SD3 and FLUX "
+        "need it",
     )
     add(
         "--calibration",
@@ -72,16 +73,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--steps",
         type=int,
-        help=f"(default: the model's crdiff.json, else {AUTHORS_STEPS}: {NOT_IN_PAPER})",
+        help=f"(default: the model's crdiff.json, else {AUTHORS_STEPS}: {NOT_IN_PAPER}; SD3 and "
+        "FLUX: their model card's)",
     )
     add(
         "--guidance",
         type=float,
-        help=f"(default: the model's crdiff.json, else {AUTHORS_GUIDANCE}: {NOT_IN_PAPER})",
+        help=f"(default: the model's crdiff.json, else {AUTHORS_GUIDANCE}: {NOT_IN_PAPER}; SD3 and "
+        "FLUX: their model card's)",
     )
     add("--negative", metavar="TEXT", help="negative prompt (default: none)")
     add("--scheduler", help="default (the model's own), ddim, euler, ...")
-    add("--dtype", choices=DTYPES, help="(default: fp32 on a CPU, else fp16)")
+    add("--dtype", choices=DTYPES, help="(default: fp32 on a CPU, else fp16; FLUX: bf16)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--batch", type=int, help="images drawn together (default: 1); part of an image's key")
     add("--config", type=Path, metavar="DIR", help="diffusers folder to read a single file with")

@@ -4,7 +4,7 @@ A state is judged by the mean reward over many captions; the best one is confirm
 took no part. Everything is kept in an Optuna study (OUT/study.db unless --storage says otherwise):
 the same command goes on with a search that was killed, and started again beside a running one it
 adds a chain to the same study. Also written: OUT/search.json (every trial, the best so far) and
-OUT/presets.json, which `crdiff presets import` reads.
+OUT/presets.json, which `crdiff presets import` reads, unless dense was not beaten or wins held out.
 """
 
 from __future__ import annotations
@@ -92,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args, schedule)
     prompts = split_prompts(args.prompts, args.captions, args.held_out, args.seed)
     workshop = _open(args, size)
+    if workshop.family.is_dit and not schedule.uniform:
+        label = workshop.family.label
+        raise CRDiffError(f"{label} has one ratio for all layers: add --uniform to search it")
     config = _search_config(args, workshop, schedule, prompts.sha256, prompts.source)
     with claimed_worker(args.out, args.worker) as number, all_cores():
         clock = Clock()
@@ -107,14 +110,18 @@ def run(args: argparse.Namespace) -> int:
         write_report(args.out, report(study, config, outcome, cost))
     if outcome is None:
         raise CRDiffError("no state could be evaluated: read the warnings above")
-    if outcome.beats_dense:
+    presets = args.out / "presets.json"
+    if outcome.beats_dense and not outcome.refuted:
         preset = preset_of(outcome, config, study, workshop.family.name, workshop.label)
-        save_presets(args.out / "presets.json", [preset])
+        save_presets(presets, [preset])
         if args.write_config is not None:
             from harness.searching.authors import write_config
 
             label = workshop.label
-            write_config(args.write_config, label, size, outcome.best.ratios, outcome.score)
+            best, is_dit = outcome.best.ratios, workshop.family.is_dit
+            write_config(args.write_config, label, size, best, outcome.score, is_dit)
+    else:
+        presets.unlink(missing_ok=True)  # of a shorter search, whose best was another one
     tell(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)
     return 0
 

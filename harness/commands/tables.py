@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="LABEL[=WHERE]",
-        help="SDXL, SD1.5, SD2.1 or embedded, with the folder, file or hub id if it is not the "
-        "usual one; repeat for more (default: embedded with --all, else the three)",
+        help="SDXL, SD1.5, SD2.1, SD3Medium, FLUX.dev or embedded, with the folder, file or hub id "
+        "if it is not the usual one; repeat for more (default: embedded with --all, else the first "
+        "three)",
     )
     add("--size", action="append", metavar="HxW", help="only rows of these sizes")
     add("--out", type=Path, default=Path("out/tables"), metavar="DIR", help="(default: out/tables)")

@@ -34,7 +34,7 @@ def choose_weights(run: Run, ratios: Ratios, criterion: Criterion | None) -> Cho
         weights, calibrated = _obs(run, ratios, criterion)
         return Choice(weights, time.perf_counter() - started, calibrated)
     layers, all_weights = prunable_layers(run.unet), prunable_parameters(run.unet)
-    acting = [layer for layer in layers if ratios.as_dict()[layer.group]]
+    acting = [layer for layer in layers if ratios.of(layer.group)]
     seen: dict[str, torch.Tensor] = {}
     if criterion is not None and criterion.name != "random":
         seen = {"taylor": gradients, "wanda": input_norms}[criterion.name](acting, run, criterion)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from crdiff_ext.blocks import PrunableWeight
-from crdiff_ext.pruning import by_group, group_threshold, keep_mask, make_plan, prune, report
+from crdiff_ext.pruning import by_pool, group_threshold, keep_mask, make_plan, prune, report
 from crdiff_ext.settings import Ratios
 
 Weights = dict[str, torch.Tensor]
@@ -27,9 +27,9 @@ def allot(weights: Sequence[PrunableWeight], ratios: Ratios) -> dict[str, int]:
     Shares are rounded on the running sum, so a layer is at most one weight off its own share.
     """
     counts: dict[str, int] = {}
-    for group, members in by_group(weights).items():
-        ratio, seen, given = ratios.as_dict()[group], 0, 0
-        for weight in members:
+    for pool in by_pool(weights):
+        ratio, seen, given = ratios.of(pool.group), 0, 0
+        for weight in pool.members:
             seen += weight.tensor.numel()
             counts[weight.canonical] = int(seen * ratio) - given
             given = int(seen * ratio)
@@ -41,7 +41,7 @@ def by_magnitude(weights: Sequence[PrunableWeight], ratios: Ratios) -> Weights:
     plan = make_plan(weights, ratios)
     pruned = {}
     for weight in weights:
-        threshold = plan.thresholds[weight.group]
+        threshold = plan.thresholds[weight.pool]
         if threshold is not None:
             pruned[weight.canonical] = prune(weight.tensor, threshold)
     return pruned
@@ -72,8 +72,8 @@ def by_taylor(
 ) -> Weights:
     """Smallest |g w| of a group set to zero, ties together; g is the loss' gradient [out, in]."""
     pruned = {}
-    for group, members in by_group(weights).items():
-        ratio = ratios.as_dict()[group]
+    for pool in by_pool(weights):
+        ratio, members = ratios.of(pool.group), pool.members
         if not ratio:
             continue
         scores = [taylor_score(weight.tensor, gradients[weight.canonical]) for weight in members]

@@ -80,6 +80,11 @@ def criterion_for(
     """
     if name == "random":
         return Criterion(name, seed)
+    if family.is_dit:
+        raise CRDiffError(
+            f"{name} is calibrated through a UNet, which {family.label} has not: leave this method "
+            "out"
+        )
     if given is not None:
         texts, source = list(given.prompts[:prompts]), given.source
     elif family.name == "embedded":

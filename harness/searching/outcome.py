@@ -58,6 +58,11 @@ class Outcome:
         """Whether anything that is not dense scored better than dense."""
         return not self.best.is_dense
 
+    @property
+    def refuted(self) -> bool:
+        """Whether the held-out captions call the best worse than dense: its interval is below 0."""
+        return self.held_out is not None and self.held_out["difference"]["high"] < 0
+
 
 def conclude(study: optuna.Study, config: SearchConfig, confirm: Objective) -> Outcome | None:
     """The best state, drawn on the held-out captions; None if no state could be evaluated.

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 
+from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from harness.searching.objective import Tally
 from harness.searching.outcome import Outcome
 from harness.searching.run import SearchConfig, Worker
-from harness.searching.sampler import best_trial, counts, was_stopped
+from harness.searching.sampler import best_trial, counts, state_of, was_stopped
+
+log = logging.getLogger(__name__)
 
 
 class Progress:
-    """A bar of states with the best score."""
+    """A bar of states with the best score; a line each in a log."""
 
     def __init__(self, config: SearchConfig) -> None:
-        total = config.schedule.iterations + config.schedule.baseline
-        self.bar = tqdm(total=total, unit="state", disable=not sys.stderr.isatty())
+        self.total = config.schedule.iterations + config.schedule.baseline
+        self.bar = tqdm(total=self.total, unit="state", disable=not sys.stderr.isatty())
 
     def __call__(self, worker: Worker) -> None:
         """After a trial."""
-        if self.bar.disable:
-            return
         best = best_trial(worker.study.get_trials(deepcopy=False))
-        self.bar.n = sum(map(counts, worker.mine()))
-        if best is not None and best.value is not None:
-            self.bar.set_postfix(best=f"{best.value:.3f}", refresh=True)
+        score = "" if best is None or best.value is None else f"{best.value:.3f}"
+        mine = [trial for trial in worker.mine() if counts(trial)]
+        if self.bar.disable:
+            told = _described(worker, mine[-1])
+            log.info("state %d of at most %d, %s; best %s", len(mine), self.total, told, score)
+            return
+        self.bar.n = len(mine)
+        if score:
+            self.bar.set_postfix(best=score, refresh=True)
+
+
+def _described(worker: Worker, trial: FrozenTrial) -> str:
+    state = state_of(worker.schedule, trial)
+    if trial.value is None:
+        return f"{state}: failed"
+    return f"{state}: {trial.value:.3f}{' (given up early)' if was_stopped(trial) else ''}"
 
 
 class Clock:
@@ -75,6 +90,8 @@ def tell(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -
             f"held out ({held['captions']} captions): {held['score']:.3f}, difference to dense "
             f"{difference['estimate']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
         )
+    if outcome.refuted:
+        print("worse than dense on captions that took no part, so there are no ratios to store")
     print(f"reward: {worker.config.reward}")
     if drawn:
         print(

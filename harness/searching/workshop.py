@@ -11,6 +11,7 @@ from typing import Any
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.families import Family
 from harness.config import RunConfig, Size
+from harness.denoisers import kind_of
 from harness.embedded.weights import embedded_model_dir
 from harness.generate import Painter
 from harness.plan import Sampling
@@ -58,24 +59,25 @@ def open_workshop(config: RunConfig, reward: str = "auto", weights: Path | None 
         )
     judge, name = _reward(reward, is_embedded, weights)
 
-    from harness.environment import default_device, default_dtype
+    from harness.environment import default_device
     from harness.experiment import resolve_sampling, set_scheduler
     from harness.modelhash import model_hash
-    from harness.pipelines import load_pipeline
+    from harness.pipelines import load_pipeline, usual_dtype
 
     device = default_device() if config.device == "auto" else config.device
     if is_embedded:
         device = "cpu"
-    dtype = default_dtype(device) if config.dtype == "auto" else config.dtype
     path = embedded_model_dir() if is_embedded else config.model
+    dtype = usual_dtype(path, device) if config.dtype == "auto" else config.dtype
     loaded = load_pipeline(path, dtype, device, config=config.config, prediction=config.prediction)
     if loaded.family.name == "unknown":
         raise CRDiffError(
-            f"{loaded.model_id} is not a model that CR-Diff knows: use an SD1.5, SD2 or SDXL "
-            "checkpoint"
+            f"{loaded.model_id} is not a model that CR-Diff knows: use an SD1.5, SD2, SDXL, SD3 or "
+            "FLUX model"
         )
     size = config.sizes[0]
     size.check_step(loaded.family.step or 8, loaded.family.label)
+    kind_of(loaded.pipe).check(config.sizes, config.negative)
     set_scheduler(loaded.pipe, config.scheduler)
     digest = model_hash(loaded.path, config.out / "model-hashes.json", config.config)
     sampling, _ = resolve_sampling(config, loaded, digest, dtype, device)

@@ -34,7 +34,6 @@ from harness.tables.quantities import (
 )
 
 PAPER = Path(__file__).parents[1] / "paper.json"
-NO_DIT = "not run: the harness draws with UNets only"
 CRITERIA = ("taylor", "wanda", "obs-diff")
 LABELS = {
     "dense": "Dense",
@@ -88,14 +87,12 @@ def _quality(key: str, paper: dict[str, Any], panel: Panel) -> list[Table]:
         entries: list[Entry | None] = []
         for head in panel.heads:
             values = row.get(head.key, (None, None))
-            entries += _pair(row, head, values, head == panel.reward, runs=key != "3")
+            entries += _pair(row, head, values, head == panel.reward)
         rows.append(Row((row["model"], row["size"]), tuple(entries)))
     return [_table(key, paper, panel, ("Model", "Resolution"), columns, rows)]
 
 
-def _pair(row: dict[str, Any], head: Head, values: Any, reward: bool, runs: bool) -> list[Entry]:
-    if not runs:
-        return [Entry(value, Never(NO_DIT), head.decimals) for value in values]
+def _pair(row: dict[str, Any], head: Head, values: Any, reward: bool) -> list[Entry]:
     dense, ours = _at(row, DENSE), _at(row, CRDIFF)
     more: list[tuple[str, Quantity]] = [
         ("CR-Diff less Dense", Difference(ours, dense, head.metric))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Cells = dict[Where, Cell]
 Absent = dict[Where, str]
+NOTHING_STORED = ("no-stored", "other-side", "too-far")
+"""Decisions' codes where stored ratios were asked for and there are none for the size."""
 
 
 def make_cells(
@@ -63,6 +65,8 @@ def _cell(
         ratios = _same_share(where, config, loaded, presets)
     settings = replace(config, ratios=ratios, k=variant.k)
     decision, forced = decide_for(settings, family, where.size, presets)
+    if decision.code in NOTHING_STORED:  # drawn all the same it would be dense under a false name
+        raise CRDiffError(decision.sentence)
     drawing = method.choose(Situation(where.size, family, decision, calibration))
     named = _named(method, variant, ratios)
     return Cell(where.size, named, decision, drawing, forced and drawing.kind == "amplified")
@@ -83,16 +87,16 @@ def _same_share(
     """The one ratio that prunes as many weights as the stored ones do, to three decimals."""
     settings = replace(config, ratios="stored")
     decision, _ = decide_for(settings, loaded.family, where.size, presets)
-    assert decision.ratios is not None, '"stored" raises when there is nothing stored'
+    if decision.ratios is None:
+        raise CRDiffError(decision.sentence)
     return f"{share(loaded, decision.ratios):.3f}"
 
 
 def share(loaded: LoadedPipeline, ratios: Ratios) -> float:
     """The share of all prunable weights that block-wise ratios prune."""
-    each = ratios.as_dict()
     total = pruned = 0.0
-    for parameter in prunable_parameters(loaded.pipe.unet):
+    for parameter in prunable_parameters(loaded.denoiser):
         count = parameter.tensor.numel()
         total += count
-        pruned += count * each[parameter.group]
+        pruned += count * ratios.of(parameter.group)
     return pruned / total

@@ -33,11 +33,16 @@ from harness.user_presets import stored_presets
 
 SCHEMA = "crdiff-tables"
 SCHEMA_VERSION = 1
-USUAL = {
+USUAL = {  # without --model: these three
     "SDXL": "stabilityai/stable-diffusion-xl-base-1.0",
     "SD1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "SD2.1": "stabilityai/stable-diffusion-2-1",
 }
+TRANSFORMERS = {
+    "SD3Medium": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "FLUX.dev": "black-forest-labs/FLUX.1-dev",
+}
+"""Table 3's, by name only: they are large, and their licences have to be accepted first."""
 EMBEDDED_CAPTIONS = 16
 
 
@@ -91,7 +96,7 @@ def _keys(args: argparse.Namespace) -> list[str]:
 def _models(args: argparse.Namespace) -> dict[str, str]:
     """Label -> where the model is. Raises CRDiffError."""
     given = args.model or ([EMBEDDED] if args.all and args.prompts is None else list(USUAL))
-    known = {**USUAL, EMBEDDED: str(embedded_model_dir())}
+    known = {**USUAL, **TRANSFORMERS, EMBEDDED: str(embedded_model_dir())}
     labels = {label.lower(): label for label in known}
     models: dict[str, str] = {}
     for text in given:

@@ -26,7 +26,7 @@ def pass_seconds(experiment: Experiment, cell: Cell) -> float | None:
         return float(known["seconds"])
     if drawing.criterion is not None or drawing.ratios is None:
         return None
-    weights = prunable_parameters(experiment.loaded.pipe.unet)
+    weights = prunable_parameters(experiment.loaded.denoiser)
     started = time.perf_counter()
     make_plan(weights, drawing.ratios)
     seconds = time.perf_counter() - started

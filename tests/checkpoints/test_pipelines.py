@@ -217,9 +217,9 @@ def test_a_configuration_folder_that_is_none(models: dict[str, Model], tmp_path:
 def test_a_folder_of_another_pipeline(models: dict[str, Model], tmp_path: Path) -> None:
     folder = tmp_path / "other"
     models["sd15"].pipe.save_pretrained(folder)
-    index = read_json(folder / "model_index.json") | {"_class_name": "FluxPipeline"}
+    index = read_json(folder / "model_index.json") | {"_class_name": "SanaPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(CRDiffError, match="describes a FluxPipeline"):
+    with pytest.raises(CRDiffError, match="describes a SanaPipeline"):
         load_pipeline(folder)
     with pytest.raises(CRDiffError, match="pipeline's folder"):
         load_pipeline(folder / "unet")

@@ -130,6 +130,12 @@ def test_the_tolerances_are_settings_and_include_themselves():
          "512x512: no stored ratios for SDXL inpaint: search or set them"),
         ("sdxl-distilled", (512, 512), "no-stored",
          "512x512: no stored ratios for SDXL distilled: search or set them"),
+        ("sd3", (512, 512), "no-stored",
+         "512x512: no stored ratios for SD3: search or set them"),
+        ("sd3", (832, 1216), "native", "832x1216 is native: inactive"),
+        ("flux-dev", (512, 512), "no-stored",
+         "512x512: no stored ratios for FLUX dev: search or set them"),
+        ("flux-schnell", (1024, 1024), "native", "1024x1024 is native: inactive"),
         ("unknown", (512, 512), "unknown-family",
          "the native size of an unknown model is not known, so Auto leaves it alone: "
          "act at every size, with ratios of your own, to use it all the same"),

@@ -120,7 +120,9 @@ def test_the_table_of_families():
     assert native["sd2"] is None
     for name, family in FAMILIES.items():
         assert family.name == name
-        assert family.aspect == ("sdxl" if name.startswith("sdxl") else "sd")
-        assert family.step == 8
+        assert family.is_dit == name.startswith(("sd3", "flux"))
+        assert family.aspect == ("sdxl" if name.startswith("sdxl") or family.is_dit else "sd")
+        assert family.step == (16 if family.is_dit else 8)
+        assert not family.is_dit or family.native == (1024, 1024)
     assert FAMILIES["sd15"].label == "SD1.5"
     assert FAMILIES["sdxl"].label == "SDXL"

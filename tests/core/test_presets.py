@@ -66,7 +66,9 @@ def test_everything_that_ships_says_where_it_comes_from():
     st.lists(
         st.builds(
             Preset,
-            st.sampled_from(sorted(set(FAMILIES) - {"unknown"})),
+            st.sampled_from(
+                sorted(n for n, f in FAMILIES.items() if n != "unknown" and not f.is_dit)
+            ),
             st.integers(1, 16384),
             st.integers(1, 16384),
             st.builds(Ratios, *[st.floats(0, 1, exclude_max=True)] * 3),
@@ -99,8 +101,17 @@ def test_a_missing_file_is_an_error_when_it_was_asked_for(tmp_path):
         load_presets(tmp_path / "none.json")
 
 
+def test_a_transformer_s_entry_has_one_ratio(tmp_path):
+    path = tmp_path / "presets.json"
+    entry = Preset("sd3", 512, 512, Ratios(0.1, 0.1, 0.1), "a search", "my model")
+    save_presets(path, [entry])
+    assert load_presets(path) == [entry]
+    with pytest.raises(CRDiffError, match="SD3 has one ratio for all layers"):
+        Preset("sd3", 512, 512, Ratios(0.1, 0.1, 0.2), "a search", "my model")
+
+
 WRONG = [
-    document(family="sd3"),
+    document(family="pixart"),
     document(family="unknown"),
     document(height=0),
     document(height=512.5),

@@ -7,7 +7,7 @@ import torch
 
 from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.families import identify, identify_module
-from crdiff_ext.pruning import by_group
+from crdiff_ext.pruning import by_pool
 from tests.core.tiny import sd15_ldm_shapes, sdxl_ldm_shapes
 
 SD15 = {
@@ -45,8 +45,8 @@ def meta(shapes):
 
 
 def check_counts(weights, name):
-    counts = {group: sum(weight.tensor.numel() for weight in members)
-              for group, members in by_group(weights).items()}  # fmt: skip
+    counts = {pool.name: sum(weight.tensor.numel() for weight in pool.members)
+              for pool in by_pool(weights)}  # fmt: skip
     assert {group: round(n / 1e6, 1) for group, n in counts.items()} == MILLIONS[name]
     assert round(sum(counts.values()) / 1e6, 1) == TOTAL[name]
     assert len(weights) == LAYERS[name]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crdiff_ext.blocks import PrunableWeight, prunable_parameters
-from crdiff_ext.pruning import by_group
+from crdiff_ext.pruning import by_pool
 from crdiff_ext.settings import Ratios
 from harness.criteria.masks import allot, by_taylor, by_wanda, taylor_score, wanda_mask
 from tests.core.tiny import TinyUNet
@@ -58,7 +58,7 @@ def test_ties_and_zero_inputs_are_cut_exactly() -> None:
 def test_layers_share_their_groups_number_to_the_last_weight() -> None:
     weights = prunable_parameters(TinyUNet())
     counts = allot(weights, RATIOS)
-    for group, members in by_group(weights).items():
+    for group, members in ((pool.name, pool.members) for pool in by_pool(weights)):
         ratio, total = RATIOS.as_dict()[group], sum(w.tensor.numel() for w in members)
         assert sum(counts[w.canonical] for w in members) == int(total * ratio)
         assert all(abs(counts[w.canonical] - w.tensor.numel() * ratio) <= 1 for w in members)
@@ -69,7 +69,7 @@ def test_wanda_and_taylor_prune_int_n_r_of_each_group_and_change_nothing_else() 
     norms = {w.canonical: rand(w.tensor.shape[1], seed=3).abs() for w in weights}
     gradients = {w.canonical: rand(*w.tensor.shape, seed=i) for i, w in enumerate(weights)}
     for chosen in (by_wanda(weights, RATIOS, norms), by_taylor(weights, RATIOS, gradients)):
-        for group, members in by_group(weights).items():
+        for group, members in ((pool.name, pool.members) for pool in by_pool(weights)):
             total = sum(w.tensor.numel() for w in members)
             zeros = sum(int((chosen[w.canonical] == 0).sum()) for w in members)
             assert zeros == int(total * RATIOS.as_dict()[group])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crdiff_ext.blocks import prunable_layers, prunable_parameters
-from crdiff_ext.pruning import by_group, make_plan, report
+from crdiff_ext.pruning import by_pool, make_plan, report
 from crdiff_ext.settings import Ratios
 from harness.criteria.calibrate import hessians
 from harness.criteria.choose import choose_weights, in_order
@@ -48,7 +48,7 @@ def test_a_criterion_is_exact_repeatable_and_leaves_nothing_behind(pipe: Any, na
 
     all_weights = prunable_parameters(pipe.unet)
     zeros = {one: int((weight == 0).sum()) for one, weight in weights.items()}
-    for group, members in by_group(all_weights).items():
+    for group, members in ((pool.name, pool.members) for pool in by_pool(all_weights)):
         total = sum(weight.tensor.numel() for weight in members)
         if name != "random":
             asked = int(total * RATIOS.as_dict()[group])

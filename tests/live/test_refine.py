@@ -181,11 +181,15 @@ def test_picking_by_hand(embedded: Client) -> None:
     with_more = {**BODY, "steps": STEPS + 1}
     values = {**hand, "choice": "first"}
     embedded.counts()
-    same = embedded.refine(values, **with_more)
-    assert same.hashes == second.hashes
+    with pytest.raises(Refused, match="the steps changed") as refused:
+        embedded.refine(values, **with_more)
+    assert refused.value.status == 422
+    rows = embedded.refined("by hand")["rows"]
+    (waits,) = [row["number"] for row in rows if row["note"] == "challenger"]
+    with pytest.raises(Refused, match=f"round {waits} waits"):
+        refine(embedded, {**values, "round": waits - 1})
     assert embedded.counts()["dense"] == 0
-    assert embedded.refined("by hand")["message"].startswith("the steps changed")
-    third = refine(embedded, values)
+    third = refine(embedded, {**values, "round": waits})
     assert third.hashes[0] == second.hashes[0]
     last = refine(embedded, values)
     assert last.hashes == [second.hashes[0]]

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-NAMES = ("CLIP", "CR-Diff", "LoRA", "SD", "Taylor", "UNet", "VAE")
+NAMES = ("CLIP", "CR-Diff", "FLUX", "LoRA", "SD", "Taylor", "UNet", "VAE")
 """What may stand first although it starts with a capital."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_the_preset_was_confirmed_and_says_where_it_comes_from(tmp_path: Path) -
     confirm = Synthetic()
     outcome = conclude(worker.study, settings, confirm)
     assert outcome is not None
-    assert outcome.beats_dense
+    assert (outcome.beats_dense, outcome.refuted) == (True, False)
     assert {state for state, _ in confirm.asked} == {outcome.best, COOL.dense}
     preset = preset_of(outcome, settings, worker.study, "embedded", "the embedded model")
     assert (preset.family, preset.height, preset.width) == ("embedded", 64, 64)
@@ -60,6 +61,21 @@ def test_where_dense_wins_nothing_is_offered(tmp_path: Path) -> None:
     assert outcome is not None
     assert not outcome.beats_dense
     assert outcome.held_out is None
+
+
+def test_what_held_out_captions_call_worse_is_refuted(tmp_path: Path) -> None:
+    class Elsewhere(Synthetic):
+        """Captions on which whatever is not dense loses."""
+
+        def values(self, state: State, batch: int) -> np.ndarray:
+            values = super().values(state, batch)
+            return values if state.is_dense else values - 9
+
+    settings = config(schedule=COOL, held_out=32)
+    worker = work(tmp_path, settings)
+    lost = conclude(worker.study, settings, Elsewhere())
+    assert lost is not None
+    assert (lost.beats_dense, lost.refuted) == (True, True)
 
 
 def test_the_curve_rises_and_counts_images(tmp_path: Path) -> None:
@@ -105,11 +121,23 @@ def test_the_authors_file_is_read_and_written(tmp_path: Path) -> None:
     assert read_config(path) == (Ratios(0.4, 0.2, 0.1), Size(512, 768))
 
 
+def test_the_authors_file_of_a_transformer_is_read_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_config(path, "sd3", Size(512, 768), Ratios(0.2, 0.2, 0.2), 0.7, is_dit=True)
+    written = json.loads(path.read_text())
+    assert written["best_global_params_sd3"] == {"shared_ratio": 0.2}
+    assert "best_global_params_ratio" not in written
+    assert read_config(path) == (Ratios(0.2, 0.2, 0.2), Size(512, 768))
+    with pytest.raises(CRDiffError, match="one ratio for all layers"):
+        write_config(path, "sd3", Size(512, 768), Ratios(0.2, 0.2, 0.1), 0.7, is_dit=True)
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
         ({"pruning_method": "magnitude", "best_global_params_ratio": {}}, "magnitude thresholds"),
-        ({"best_global_params_sd3": {"shared_ratio": 0.2}}, "down_ratio"),
+        ({"best_global_params_sd3": {"down_ratio": 0.2}}, "best_global_params_sd3 with shared_"),
+        ({"best_global_params_sd3": {"shared_ratio": 1.2}}, "at least 0 and below 1"),
         ({"best_global_params_ratio": {"down_ratio": 0.1}}, "down_ratio"),
     ],
 )
@@ -162,13 +190,17 @@ def test_bad_input_is_one_sentence(
 
 @pytest.mark.slow
 def test_the_search_command_draws_scores_and_stores(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     flags = "--size 64x64 --captions 2 --held-out 2 --steps 2 --iterations 2 --batch 2"
     words = ["search", *flags.split(), "--out", str(tmp_path)]
     assert main(words) == 0
     first = json.loads((tmp_path / "search.json").read_text())
     assert "this process drew" in capsys.readouterr().out
+    lines = [text for text in caplog.messages if text.startswith("state ")]
+    assert [text.partition(",")[0] for text in lines] == [f"state {n} of at most 3" for n in "123"]
+    assert "0 / 0 / 0" in lines[0]
     assert main(words) == 0  # everything is there already
     assert "this process drew" not in capsys.readouterr().out
     second = json.loads((tmp_path / "search.json").read_text())
@@ -176,7 +208,8 @@ def test_the_search_command_draws_scores_and_stores(
     assert first == second
     assert len(first["trials"]) == 3
     won = first["best"]["state"] != first["trials"][0]["ratios"] | {"k": 1.5}
-    assert (tmp_path / "presets.json").exists() == won
+    refuted = won and first["held_out"]["difference"]["high"] < 0
+    assert (tmp_path / "presets.json").exists() == (won and not refuted)
     assert main([*words, "--captions", "3"]) == 2  # another search than the folder's
     assert "other settings (captions" in capsys.readouterr().err
 

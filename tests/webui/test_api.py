@@ -16,6 +16,7 @@ from crdiff_ext.webui import infotext
 from crdiff_ext.webui.arguments import ARGUMENTS, NAMES
 from crdiff_ext.webui.job import ModelFacts
 from crdiff_ext.webui.library import Library
+from crdiff_ext.webui.refine_arguments import NAMES as REFINE_NAMES
 from crdiff_ext.webui.refine_results import RESULTS, Result
 from tests.webui.fakes import plumbing
 from tests.webui.jobs import PRESETS
@@ -78,6 +79,7 @@ def test_schema(client):
     assert [a["default"] for a in found["arguments"]] == [a.default for a in ARGUMENTS]
     assert found["arguments"][1]["choices"] == ["off", "auto", "always"]
     assert found["arguments"][0]["choices"] is None
+    assert [a["name"] for a in found["refine_arguments"]] == list(REFINE_NAMES)
     assert found["settings"] == Settings.json_schema()
 
 

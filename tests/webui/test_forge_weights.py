@@ -175,6 +175,22 @@ def test_an_unknown_architecture_is_refused(world):
     assert "no layer that CR-Diff knows" in job.said[0]
 
 
+def test_flux_is_refused_with_the_same_notice(world):
+    """The core knows the names of its layers (backend/nn/flux.py); a host draws it densely."""
+
+    class Flux(UNet):
+        def named_modules(self, *args, **kwargs):
+            for name, module in super().named_modules(*args, **kwargs):
+                tail = name.partition(".ff.net.")[2]
+                names = {"0.proj": "double_blocks.0.img_mlp.0", "2": "double_blocks.0.img_mlp.2"}
+                yield names.get(tail, name.replace("transformer_blocks", "single_blocks")), module
+
+    host = world(Flux())
+    _, job, passes = run(host)
+    assert pattern(passes) == "dd"
+    assert "no layer that CR-Diff knows" in job.said[0]
+
+
 def test_damaged_weights_end_in_a_dense_image_that_does_not_claim_more(world):
     host = world()
     linear = layers_of(unet_of(host))[3]

@@ -78,6 +78,34 @@ def test_changed_settings_lose_and_draw_nothing(world, more, says):
     assert shown(second)[:2] == shown(first)[2:]
 
 
+def test_through_the_api_changed_settings_are_an_error(world):
+    first = world.run(world.p(), **ASKED)
+    with pytest.raises(fastapi.HTTPException) as refused:
+        world.run(world.p(steps=9, is_api=True), **ASKED, choice="second")
+    assert (refused.value.status_code, "the steps changed" in refused.value.detail) == (422, True)
+    assert len(world.drawn) == 4
+    second = world.run(world.p(is_api=True), **ASKED, choice="second")
+    assert shown(second)[:2] == shown(first)[2:]
+
+
+def test_a_choice_counts_for_its_own_round_only(world):
+    """A second press, or another page, must not choose of a pair that it has not seen."""
+    world.run(world.p(), **ASKED)
+    seen = world.results.get("mine").challenger
+    assert seen == 1
+    second = world.run(world.p(), **ASKED, choice="second", round=seen)
+    again = world.run(world.p(), **ASKED, choice="second", round=seen)
+    assert shown(again) == shown(second)
+    waits = world.results.get("mine").challenger
+    assert f"about round {seen}, but round {waits} waits" in again.comments
+    assert len(world.drawn) == 6
+    with pytest.raises(fastapi.HTTPException) as refused:
+        world.run(world.p(is_api=True), **ASKED, choice="first", round=seen)
+    assert refused.value.status_code == 422
+    third = world.run(world.p(is_api=True), **ASKED, choice="first", round=waits)
+    assert shown(third)[:2] == shown(second)[:2]
+
+
 def test_a_random_seed_is_kept(world):
     world.run(world.p(seed=-1), **ASKED)
     world.run(world.p(seed=-1), **ASKED, choice="first")

@@ -14,7 +14,7 @@ from crdiff_ext.webui.library import Library
 from crdiff_ext.webui.refine_results import RESULTS, Result, Results, Row, table
 
 BEST = State(Ratios(0.4, 0.3, 0.2), 1.25)
-PANEL = ("budget", "seeds", "search_k", "session")
+PANEL = ("budget", "seeds", "search_k", "session", "round")
 DENSE = State(Ratios(0, 0, 0))
 
 
@@ -90,11 +90,11 @@ def test_only_the_script_and_its_arguments_are_replaced(webui):
 
     button = panel.with_script(original, place, "")
     host = ["task(1)", "request", "prompt", 0, "a", "b", *["theirs"] * len(OURS), "after"]
-    assert button(*host, 12, 2, True, "mine") == ("images", "info")
-    ours = [12, 2, True, "settings page", "mine", ""]
+    assert button(*host, 12, 2, True, "mine", -1) == ("images", "info")
+    ours = [12, 2, True, "settings page", "mine", "", -1]
     assert calls == [("task(1)", "request", "prompt", 3, "a", "b", *ours, "after")]
-    panel.with_script(original, place, "second")(*host, 12, 2, True, "mine")
-    assert calls[-1][10:12] == ("mine", "second")
+    panel.with_script(original, place, "second")(*host, 12, 2, True, "mine", 3)
+    assert calls[-1][10:13] == ("mine", "second", 3)
 
 
 def test_each_search_has_a_name_of_its_own(webui):
@@ -139,10 +139,10 @@ def test_the_table_is_best_first_beside_dense():
 
 def test_what_is_shown(webui):
     result(waiting=True)
-    html, rows, hand, message = webui.refine_panel.shown("mine")
+    html, rows, hand, message, challenger = webui.refine_panel.shown("mine")
     assert "crdiff-refined" in html
     assert rows["value"] == rows["choices"][0] == "2: 0.4 / 0.3 / 0.2, k = 1.25, 0.5"
-    assert (hand["visible"], message) == (True, "")
+    assert (hand["visible"], message, challenger) == (True, "", -1)
     assert webui.refine_panel.shown("nobody's")[0] == ""
 
 

@@ -175,12 +175,15 @@ class SD3Inferencer(torch.nn.Module):
 
 
 class MMDiT(torch.nn.Module):
-    """SD3's names (modules/models/sd3/mmdit.py), none of which CR-Diff knows."""
+    """SD3's names (modules/models/sd3/mmdit.py), which CR-Diff does not prune in a host."""
 
     def __init__(self) -> None:
         super().__init__()
         block = torch.nn.ModuleDict({"x_block": torch.nn.ModuleDict({"attn": torch.nn.Module()})})
         block["x_block"]["attn"].qkv = torch.nn.Linear(8, 24)
+        block["x_block"]["mlp"] = torch.nn.ModuleDict(
+            {"fc1": torch.nn.Linear(8, 32), "fc2": torch.nn.Linear(32, 8)}
+        )
         self.joint_blocks = torch.nn.ModuleList([block])
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
