@@ -1,4 +1,4 @@
-"""CR-Diff in the Forge family: Forge, and by capability reForge and Forge Classic.
+"""CR-Diff in the Forge family: Forge, Forge Neo, and by capability reForge and Forge Classic.
 
 Each UNet call goes through one wrapper on a clone of the model's UNet patcher
 (``set_model_unet_function_wrapper``; called by backend/sampling/sampling_function.py). The slot
@@ -16,8 +16,6 @@ import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,7 +23,8 @@ import torch
 from ..amplify import Place, reuse_interval
 from .actor import Actor
 from .forge_models import Models
-from .forge_weights import ForgeWeights, Online, copy_bytes
+from .forge_online import find_online, first_module
+from .forge_weights import ForgeWeights, copy_bytes
 from .job import Job, ModelFacts, decide_for, latent_size
 
 logger = logging.getLogger("crdiff")
@@ -57,11 +56,13 @@ class _Sampling:
     calls: int = 0
     busy: bool = False
 
-    def switched(self) -> bool:
-        """Whether the refiner has taken over."""
+    def switched(self, in_place: bool) -> bool:
+        """Whether the refiner has taken over, as another model or ``in_place`` of the first's."""
         p: Any = self.p()
         wanted = getattr(p, "refiner_checkpoint_info", None)
-        return wanted is not None and p.sd_model.sd_checkpoint_info is not self.begun
+        if wanted is None:
+            return False
+        return in_place or p.sd_model.sd_checkpoint_info is not self.begun
 
     def place(self, args: dict[str, Any]) -> Place:
         """Where a call of the UNet is. PAG and SAG make more of them, each with its own number."""
@@ -80,8 +81,11 @@ class ForgeAdapter:
 
     def __init__(self) -> None:
         self._callbacks = importlib.import_module("modules.script_callbacks")
-        self._memory = _first("backend.memory_management", "ldm_patched.modules.model_management")
-        self._online = _find_online()
+        self._memory = first_module(
+            "backend.memory_management", "ldm_patched.modules.model_management"
+        )
+        self._samplers = first_module("modules.sd_samplers_common")
+        self._online = find_online()
         self._models = Models(importlib.import_module("modules.sd_models"), self._online)
         self._installed = False
 
@@ -170,7 +174,8 @@ class ForgeAdapter:
             if job is None or sampling.busy:
                 return run(apply_model, args)
             size = sampling.size or latent_size(args["input"])
-            actor = self._actor(p, job, size, sampling.switched())
+            in_place = self._refined_in_place()
+            actor = self._actor(p, job, size, sampling.switched(in_place), in_place)
             if actor is None:
                 return run(apply_model, args)
             sampling.busy = True
@@ -190,17 +195,30 @@ class ForgeAdapter:
         setattr(wrapper, _EARLIER, earlier)
         if hasattr(earlier, "to"):
             wrapper.to = move  # type: ignore[attr-defined]
+        if hasattr(earlier, "models"):  # what ``model_patches_models`` has to load with the UNet
+            wrapper.models = lambda: earlier.models()  # type: ignore[attr-defined,union-attr]
         return wrapper
 
-    def _actor(self, p: Any, job: Job, size: tuple[int, int], refiner: bool) -> Actor | None:
+    def _refined_in_place(self) -> bool:
+        """Whether the refiner's weights were copied into the model that was there.
+
+        Forge Neo's 'Reload "state_dict" Only' (``apply_refiner`` of modules/sd_samplers_common.py):
+        the same objects throughout, and tensors that keep no account of being written to.
+        """
+        return getattr(self._samplers, "ORIGINAL_CHECKPOINT", None) is not None
+
+    def _actor(
+        self, p: Any, job: Job, size: tuple[int, int], refiner: bool, in_place: bool
+    ) -> Actor | None:
         """Who acts at this denoiser call; None: nobody."""
         sd_model = p.sd_model
         unet = sd_model.forge_objects.unet
         memory = self._memory_mode(job.settings.memory)
+        info = p.refiner_checkpoint_info if in_place and refiner else None
         record = job.record(
             _part(p),
             unet.model,
-            lambda: self._models.facts_of(sd_model),
+            lambda: self._models.facts_of(sd_model, info),
             size,
             refiner,
             lambda: ForgeWeights(unet.model, unet.load_device, self._online, memory),
@@ -250,30 +268,3 @@ def _begin(p: Any) -> _Sampling:
 
 def _part(p: Any) -> str:
     return "hires" if getattr(p, "is_hr_pass", False) else "first"
-
-
-def _find_online() -> Online | None:
-    """Forge's weight changes at each forward, where the host has them."""
-    lora = _first("backend.patcher.lora")
-    operations = _first("backend.operations")
-    gguf = _first("backend.operations_gguf")
-    if lora is None or operations is None or gguf is None:
-        return None
-    try:
-        return Online(
-            lora.extra_weight_calculators, operations.get_weight_and_bias, gguf.dequantize_tensor
-        )
-    except AttributeError as error:  # a later Forge
-        logger.warning("this WebUI's weights can't be changed at each forward: %s", error)
-        return None
-
-
-def _first(*names: str) -> ModuleType | None:
-    """The first of these host modules that there is."""
-    for name in names:
-        try:
-            if find_spec(name) is not None:
-                return importlib.import_module(name)
-        except ModuleNotFoundError:  # a parent package is missing
-            continue
-    return None

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import CRDiffError
 from ..families import UNKNOWN, Family, identify, identify_module
-from .forge_weights import Online, why_unreadable
+from .forge_online import Online
+from .forge_weights import why_unreadable
 from .job import ModelFacts
 
 logger = logging.getLogger("crdiff")
@@ -25,7 +26,7 @@ class Models:
 
     Args:
         sd_models: the host's ``modules.sd_models``.
-        online: what the host can do with weights, see ``forge_weights.py``.
+        online: what the host can do with weights.
     """
 
     def __init__(self, sd_models: Any, online: Online | None) -> None:
@@ -34,15 +35,20 @@ class Models:
         self._loaded: tuple[Callable[[], Any], ModelFacts] | None = None
         self._file: tuple[Hashable, ModelFacts] | None = None
 
-    def facts_of(self, sd_model: Any) -> ModelFacts:
-        """A loaded model's family and name."""
+    def facts_of(self, sd_model: Any, now: Any = None) -> ModelFacts:
+        """A loaded model's family and name; ``now``: the checkpoint whose weights it has taken."""
         model = sd_model.forge_objects.unet.model
         loaded = self._loaded  # the page's threads may replace it meanwhile
         if loaded is None or loaded[0]() is not model:
             loaded = self._loaded = (weakref.ref(model), _examine(sd_model, model, self._online))
-        info = getattr(sd_model, "sd_checkpoint_info", None)
+        facts = loaded[1]
+        if now is not None:
+            facts = replace(facts, checkpoint=_name(now))
+        if facts.refused is None and is_compiled(model):
+            facts = replace(facts, refused="a compiled model (torch.compile) can't be pruned")
+        info = getattr(sd_model, "sd_checkpoint_info", None) if now is None else now
         # The hash may come later than the model: the host computes it when it has the time.
-        return replace(loaded[1], hash=_hash(info))
+        return replace(facts, hash=_hash(info))
 
     def chosen(self) -> ModelFacts | None:
         """The model of the next generation.
@@ -70,14 +76,26 @@ class Models:
         return known[1]
 
 
+def is_compiled(model: Any) -> bool:
+    """Whether the UNet runs compiled (Forge Neo's extensions-builtin/sd_forge_compile).
+
+    What was compiled does not look for hooks that come later, so a pruned pass would be dense.
+    """
+    compiled = getattr(model, "_torch_compile_config", None) is not None
+    return compiled or hasattr(model.diffusion_model, "_orig_mod")
+
+
+def _name(info: Any) -> str:
+    return str(getattr(info, "name_for_extra", None) or "the loaded model")
+
+
 def _hash(info: Any) -> str:
     """The start of the file's SHA-256; empty while the host doesn't know it (--no-hashing)."""
     return str(getattr(info, "shorthash", None) or "")
 
 
 def _examine(sd_model: Any, model: Any, online: Online | None) -> ModelFacts:
-    info = getattr(sd_model, "sd_checkpoint_info", None)
-    name = str(getattr(info, "name_for_extra", None) or "the loaded model")
+    name = _name(getattr(sd_model, "sd_checkpoint_info", None))
     predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
     prediction = getattr(predictor, "prediction_type", None)
     try:

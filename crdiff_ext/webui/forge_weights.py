@@ -2,9 +2,8 @@
 
 A layer is *plain* when its forward uses the weight as it is stored. Where all layers are, the
 core's ``PrunedWeights`` does it all. Otherwise (storage in fp8, weights swapped to the CPU, LoRA
-applied at each forward, GGUF) every layer gets one more "online LoRA" for the pruned pass: the
-host calls it last, with the effective weight in the type and on the device of the computation, and
-inside its copying stream, where a hook before the layer would race (backend/operations.py).
+applied at each forward, GGUF) the host itself changes every layer's weight for the pruned pass,
+at each forward, where it can (``forge_online.py``).
 
 Thresholds are on what is masked: the stored weights, where the cast to the type of the computation
 is exact, else the effective ones.
@@ -14,45 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Hashable, Iterator, MutableMapping
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..blocks import PrunableLayer, PrunableWeight, prunable_layers, unet_layers
 from ..errors import CRDiffError
-from ..pruning import PrunePlan, prune
+from ..pruning import PrunePlan
 from ..settings import Ratios
 from ..weights import PrunedWeights
+from .forge_online import Online, is_gguf, quantized
 
-PATCH = "crdiff"
-"""Our kind of patch in ``backend.patcher.lora.extra_weight_calculators``."""
-_ONLINE = "forge_online_loras"  # a layer's patches by parameter name, read at each forward
-_ABSENT: Any = object()
 _SAMPLES = 16
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FLOAT16 = (torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class Online:
-    """A host that can change weights at each forward (Forge since 2.0).
-
-    Attributes:
-        calculators: backend.patcher.lora.extra_weight_calculators.
-        read: backend.operations.get_weight_and_bias.
-        dequantize: backend.operations_gguf.dequantize_tensor.
-    """
-
-    calculators: MutableMapping[str, Callable[[torch.Tensor, float, Any], torch.Tensor]]
-    read: Callable[..., tuple[torch.Tensor, Any]]
-    dequantize: Callable[[Any], torch.Tensor]
-
-    def register(self) -> None:
-        """Make the host know our kind of patch; harmless to repeat."""
-        self.calculators[PATCH] = lambda weight, strength, v: prune(weight, *v)
 
 
 class ForgeWeights:
@@ -86,12 +62,14 @@ class ForgeWeights:
         another device or into the swap changes nothing, and neither does loading the same
         checkpoint again.
         """
-        loader = getattr(self._unet_owner(), "lora_loader", None)
+        owner = self._unet_owner()
+        loader = getattr(owner, "lora_loader", None)
         digest = hashlib.blake2b(digest_size=16)
         for layer in self._layers():
             module: Any = layer.module
             digest.update(self._sample(layer.name, module.weight))
-            digest.update(repr([(p[0], p[2]) for p in _patches(module)]).encode())
+            if self._online is not None:
+                digest.update(repr(self._online.mark(owner, module)).encode())
             if _scale(module) is not None:
                 digest.update(self._sample(f"{layer.name}.scale", module.scale_weight))
         return getattr(loader, "loaded_hash", None), str(self._compute_dtype()), digest.digest()
@@ -119,8 +97,8 @@ class ForgeWeights:
         Raises CRDiffError where they wouldn't.
         """
         modules = [layer.module for layer in self._layers()]
-        if self._online is not None and not all(is_plain(module) for module in modules):
-            return self._patched(plan, factor)
+        if self._online is not None and not all(self._is_plain(m) for m in modules):
+            return self._patched(self._online, plan, factor)
         if any(getattr(module, "weight_function", None) for module in modules):
             # ldm_patched, weights swapped out: LoRA is added at each forward, after our mask
             raise CRDiffError(
@@ -157,25 +135,31 @@ class ForgeWeights:
 
     def _is_exact(self, layer: Any) -> bool:
         """Whether masking the stored weight and the effective one is the same."""
-        if _patches(layer) or _scale(layer) is not None or _is_gguf(layer.weight):
+        if self._is_packed(layer) or (self._online is not None and self._online.changes(layer)):
             return False
         if self._online is None or not getattr(layer, "parameters_manual_cast", False):
             return True
         return is_exact_cast(layer.weight.dtype, self._compute_dtype())
+
+    def _is_plain(self, layer: Any) -> bool:
+        """Whether the layer's forward uses its weight as it is stored."""
+        if getattr(layer, "parameters_manual_cast", False) or self._is_packed(layer):
+            return False
+        return self._online is None or not self._online.changes(layer)
+
+    @staticmethod
+    def _is_packed(layer: Any) -> bool:
+        """Whether the stored values are not the weight's own."""
+        weight = layer.weight
+        return _scale(layer) is not None or is_gguf(weight) or quantized(weight) is not None
 
     def _effective(self, layer: PrunableLayer) -> torch.Tensor:
         """The weight as the layer's forward has it (``forward`` of backend/operations.py)."""
         module: Any = layer.module
         if self._online is None:
             raise CRDiffError(f"layer {layer.name}: its weight is changed in a way not known here")
-        packed = _is_gguf(module.weight)
-        cast = None
-        if packed or getattr(module, "parameters_manual_cast", False):
-            cast = {"device": self._device, "dtype": self._compute_dtype()}
         with torch.no_grad():
-            weight, _ = self._online.read(
-                module, weight_args=cast, weight_fn=self._online.dequantize if packed else None
-            )
+            weight = self._online.effective(module, self._device, self._compute_dtype())
         return weight.detach().cpu()
 
     def _sample(self, name: str, weight: torch.Tensor) -> bytes:
@@ -184,7 +168,8 @@ class ForgeWeights:
         known = self._seen.get(name)
         if known is not None and known[0]() is weight and known[1] == version:
             return known[2]
-        flat = weight.detach().data.reshape(-1)
+        stored = quantized(weight)
+        flat = (weight if stored is None else stored).detach().data.reshape(-1)
         some = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().view(torch.uint8)
         taken = bytes(some.cpu().tolist()) + f"{weight.dtype}{tuple(weight.shape)}".encode()
         self._seen[name] = (weakref.ref(weight), version, taken)
@@ -199,30 +184,14 @@ class ForgeWeights:
             yield
 
     @contextmanager
-    def _patched(self, plan: PrunePlan, factor: float) -> Iterator[None]:
-        """One more online patch in each layer; afterwards the layer has what it had."""
+    def _patched(self, online: Online, plan: PrunePlan, factor: float) -> Iterator[None]:
+        """One more change in each layer; afterwards the layer has what it had."""
         with ExitStack() as stack:
             for layer in self._layers():
                 threshold = plan.thresholds[layer.group]
-                if threshold is None:
-                    continue
-                attributes = layer.module.__dict__
-                before = attributes.get(_ONLINE, _ABSENT)
-                stack.callback(_restore, attributes, before)
-                mine = [1.0, (PATCH, (threshold, factor)), 1.0, None, None]
-                patches = {} if before is _ABSENT else before
-                attributes[_ONLINE] = {**patches, "weight": [*_patches(layer.module), mine]}
+                if threshold is not None:
+                    stack.callback(online.add(layer.module, threshold, factor))
             yield
-
-
-def is_plain(layer: Any) -> bool:
-    """Whether the layer's forward uses its weight as it is stored."""
-    return not (
-        getattr(layer, "parameters_manual_cast", False)
-        or _patches(layer)
-        or _scale(layer) is not None
-        or _is_gguf(layer.weight)
-    )
 
 
 def is_exact_cast(stored: torch.dtype, computed: torch.dtype | None) -> bool:
@@ -245,8 +214,11 @@ def why_unreadable(unet: Any, online: Online | None) -> str | None:
         weight: Any = layer.module.weight
         if hasattr(weight, "bnb_quantized") or hasattr(weight, "quant_state"):
             return "this model is not supported: its weights are in 4 bits (nf4 or fp4)"
-        if _is_gguf(weight) and online is None:
+        if is_gguf(weight) and online is None:
             return "this model is not supported: its weights are GGUF, which can't be read here"
+        why = None if online is None else online.why_unreadable(layer.module)
+        if why is not None:
+            return f"this model is not supported: {why}"
     return None
 
 
@@ -259,22 +231,7 @@ def copy_bytes(unet: Any, ratios: Ratios) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
-def _patches(layer: Any) -> list[Any]:
-    return list((getattr(layer, _ONLINE, None) or {}).get("weight", ()))
-
-
 def _scale(layer: Any) -> torch.Tensor | None:
     """The factor of scaled fp8 checkpoints."""
     scale: torch.Tensor | None = getattr(layer, "scale_weight", None)
     return scale
-
-
-def _is_gguf(weight: Any) -> bool:
-    return getattr(weight, "gguf_cls", None) is not None
-
-
-def _restore(attributes: MutableMapping[str, Any], before: Any) -> None:
-    if before is _ABSENT:
-        attributes.pop(_ONLINE, None)
-    else:
-        attributes[_ONLINE] = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -41,8 +42,16 @@ def _there(module: str) -> bool:
         return False
 
 
+def show_notices() -> None:
+    """Have our warnings printed: Forge Neo prints errors alone (modules/logging_config.py)."""
+    logger = logging.getLogger("crdiff")
+    if logger.getEffectiveLevel() > logging.WARNING:
+        logger.setLevel(logging.WARNING)
+
+
 def make_adapter() -> Adapter:
     """The adapter for this process; imports only what it needs of the host."""
+    show_notices()
     if has_unet_patcher():
         from .forge import ForgeAdapter
 

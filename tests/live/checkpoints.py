@@ -1,6 +1,6 @@
 """Small random checkpoints for a host, made by code of the host itself (its own interpreter).
 
-``maker_<kind>.py`` beside this file runs inside the host's environment, with the installation's
+``maker_<family>.py`` beside this file runs inside the host's environment, with the installation's
 folder and the folder to fill as arguments. Every tensor is drawn from a generator of its own,
 seeded by checkpoint and name, so that all runs give the same bytes.
 """
@@ -29,9 +29,9 @@ MADE = {
 def make(installation: Installation, folder: Path) -> None:
     """Fill ``folder`` with what this kind of host needs; what is there already stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    if all((folder / f"{name}.safetensors").is_file() for name in MADE[installation.kind]):
+    if all((folder / f"{name}.safetensors").is_file() for name in MADE[installation.family]):
         return
-    maker = HERE / f"maker_{installation.kind}.py"
+    maker = HERE / f"maker_{installation.family}.py"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("PYTHONPATH", None)
     command = [installation.python, maker, installation.folder, folder]

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if here in item.path.parents:
             item.add_marker(pytest.mark.live)
             host = getattr(getattr(item, "module", None), "HOST", None)
-            if found is not None and host not in (None, found.kind):
+            if found is not None and host not in (None, found.kind, found.family):
                 others.append(item)
     if others:
         config.hook.pytest_deselected(items=others)
@@ -69,7 +69,7 @@ def start(installation: Installation, models: Path, tmp_path_factory: Any) -> St
         more = FULL_PRECISION[installation.kind] if precision else []
         data = tmp_path_factory.mktemp("data")
         return running(
-            installation, data, models / checkpoints.FIRST[installation.kind], [*more, *flags]
+            installation, data, models / checkpoints.FIRST[installation.family], [*more, *flags]
         )
 
     return begin
@@ -94,7 +94,7 @@ def client(server: Server) -> Iterator[Client]:
     server.client.post("/crdiff-probe/reset")
     yield server.client
     server.client.post("/crdiff-probe/reset")
-    server.client.set_model(checkpoints.FIRST[server.kind])
+    server.client.set_model(checkpoints.FIRST[server.family])
 
 
 @pytest.fixture

@@ -30,16 +30,17 @@ _COMMON = [
     "--skip-python-version-check",
     "--skip-torch-cuda-test",
     "--skip-version-check",
-    "--no-download-sd-model",
     "--no-hashing",
     "--api",
     "--server-name=127.0.0.1",
 ]
+_A1111 = ["--skip-install", "--do-not-download-clip", "--use-cpu", "all"]
 _FLAGS = {
-    "a1111": [*_COMMON, "--skip-install", "--do-not-download-clip", "--use-cpu", "all"],
-    "forge": [*_COMMON, "--always-cpu"],
+    "a1111": [*_COMMON, "--no-download-sd-model", *_A1111],
+    "forge": [*_COMMON, "--no-download-sd-model", "--always-cpu"],
+    "neo": [*_COMMON, "--cpu"],  # it refuses flags that it does not know
 }
-FULL_PRECISION = {"a1111": ["--no-half"], "forge": []}
+FULL_PRECISION = {"a1111": ["--no-half"], "forge": [], "neo": []}
 """Flags beside the common ones for fp32 weights."""
 
 _OPTIONS: dict[str, Any] = {
@@ -63,6 +64,12 @@ _OPTIONS: dict[str, Any] = {
     "live_previews_enable": False,
     "show_progress_type": "Approx cheap",
     "auto_launch_browser": "Disable",
+    # Forge Neo asks at the terminal before it takes a config.json without this (launch_utils.py).
+    "VERSION_UID": "PY313",
+    # Its refiner otherwise goes by sigma, and what it does afterwards hangs on its accordion.
+    "show_refiner": True,
+    "refiner_use_steps": True,
+    "refiner_fast_sd": False,
     "samples_save": False,
     "grid_save": False,
     # Automatic chooses by free memory, and the choice changes pixels.
@@ -73,11 +80,16 @@ _OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Installation:
-    """A WebUI's folder, its interpreter, and which of the two families of hosts it is."""
+    """A WebUI's folder, its interpreter, and which host it is: flags differ."""
 
     folder: Path
     python: Path
-    kind: str  # "a1111" or "forge"
+    kind: str  # "a1111", "forge" or "neo"
+
+    @property
+    def family(self) -> str:
+        """Which tests and checkpoints are for it: "a1111" or "forge"."""
+        return "a1111" if self.kind == "a1111" else "forge"
 
     @classmethod
     def find(cls) -> Installation | None:
@@ -89,8 +101,7 @@ class Installation:
         assert (folder / "launch.py").is_file(), f"CRDIFF_WEBUI_DIR: no WebUI in {folder}"
         python = Path(os.environ.get("CRDIFF_WEBUI_PYTHON") or folder / "venv/bin/python")
         assert python.is_file(), f"no interpreter at {python}: set CRDIFF_WEBUI_PYTHON"
-        kind = "forge" if (folder / "backend").is_dir() else "a1111"
-        return cls(folder, python, kind)
+        return cls(folder, python, _kind(folder))
 
 
 class Server:
@@ -98,7 +109,7 @@ class Server:
 
     def __init__(self, installation: Installation, data: Path, port: int, checkpoint: Path) -> None:
         self.installation = installation
-        self.kind = installation.kind
+        self.kind, self.family = installation.kind, installation.family
         self.data = data
         self.checkpoint = checkpoint
         self.log = data / "host.log"
@@ -132,7 +143,8 @@ class Server:
 
 def prepare(installation: Installation, data: Path, checkpoint: str) -> None:
     """Make the folder of data: options, and the extension and the probe linked in."""
-    for folder in ("extensions", "models/Stable-diffusion", "models/Lora", "models/VAE"):
+    # Forge Neo puts the page's images into "tmp" of this folder, and does not make it.
+    for folder in ("extensions", "models/Stable-diffusion", "models/Lora", "models/VAE", "tmp"):
         (data / folder).mkdir(parents=True, exist_ok=True)
     for name, target in (("crdiff", EXTENSION), ("crdiff-probe", PROBE)):
         link = data / "extensions" / name
@@ -156,11 +168,14 @@ def running(
     """
     prepare(installation, data, checkpoint.name)
     port = _free_port()
+    # Forge Neo's flag is --ckpt-dirs, which this abbreviates; the options name the checkpoint.
     places = ["--data-dir", str(data), "--ckpt-dir", str(checkpoint.parent)]
     places += ["--lora-dir", str(data / "models/Lora"), "--port", str(port)]
     # Forge serves only its folder of data; with one elsewhere, not even its own scripts.
     places += ["--gradio-allowed-path", str(installation.folder)]
-    places += ["--crdiff-presets", str(data / "presets.json"), "--ckpt", str(checkpoint)]
+    places += ["--crdiff-presets", str(data / "presets.json")]
+    if installation.kind != "neo":
+        places += ["--ckpt", str(checkpoint)]
     command = [installation.python, "launch.py", *_FLAGS[installation.kind], *places, *flags]
     began = time.monotonic()
     with (data / "host.log").open("ab") as log:
@@ -199,6 +214,14 @@ def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
     raise AssertionError(f"no answer in {START_SECONDS} s:\n{server.log_tail()}")
 
 
+def _kind(folder: Path) -> str:
+    if not (folder / "backend").is_dir():
+        return "a1111"
+    version = folder / "modules_forge" / "forge_version.py"
+    named = version.read_text(encoding="utf-8") if version.is_file() else ""
+    return "neo" if '"neo"' in named else "forge"
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -216,6 +239,7 @@ def _environment() -> dict[str, str]:
         "NO_ALBUMENTATIONS_UPDATE": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONUNBUFFERED": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # one test has a host mark its model as compiled
         "OMP_NUM_THREADS": "1",  # the number of threads changes pixels
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",

@@ -29,7 +29,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def model(server: Any, models: Path) -> str:
     """A checkpoint whose family is known: A1111's tiny ones are of none."""
-    if server.kind == "forge":
+    if server.family == "forge":
         return checkpoints.FIRST["forge"]
     from harness.cli import main
 
@@ -101,7 +101,7 @@ def test_a_person_switches_it_on(
     assert not panel.part("mode").is_visible()
     panel.unfold()
     assert panel.tick.is_checked()  # open is not on, and closed is not off
-    label, (height, width) = KNOWN[server.kind]
+    label, (height, width) = KNOWN[server.family]
     panel.size(height, width)
     panel.says(f"{height}x{width} is native: inactive")
 
@@ -159,7 +159,7 @@ def test_the_tick_switches_it_off(panel: Any, client: Any) -> None:
 
 
 def test_ratios_are_stored_in_the_page(panel: Any, client: Any, server: Any) -> None:
-    page, label = panel.page, KNOWN[server.kind][0]
+    page, label = panel.page, KNOWN[server.family][0]
     panel.unfold("stored")
     panel.size(144, 208)
     panel.number("up", 0.125)

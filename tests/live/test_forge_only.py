@@ -1,4 +1,4 @@
-"""What only Forge has: patchers, wrappers of other scripts, the refiner switch, fp8 storage."""
+"""What the Forge family has: patchers, wrappers of other scripts, refiner switch, fp8 storage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from crdiff_ext.blocks import prunable_names
+from tests.live import checkpoints
 from tests.live.client import OFF, Client, on
 from tests.live.conftest import Draw
 
@@ -44,13 +45,19 @@ def test_a_control_keeps_its_effect_in_both_passes(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("method", ["MultiDiffusion", "Mixture of Diffusers"])
-def test_multidiffusion_is_called_inside_each_pass(draw: Draw, method: str) -> None:
+def test_multidiffusion_is_called_inside_each_pass(draw: Draw, client: Client, method: str) -> None:
     """It sets the same slot, after or before us; Mixture answers with a buffer that it reuses."""
-    script = {"MultiDiffusion Integrated": {"args": [True, method, 64, 64, 16, 4]}}
-    body = {**STEP, "width": 96, "height": 96, "alwayson_scripts": script}
-    plain = draw("off, no tiles", OFF, **{**STEP, "width": 96, "height": 96})
+    plain_body: dict[str, Any] = {**STEP, "width": 96, "height": 96}
+    plain = draw("off, no tiles", OFF, **plain_body)
+    found = client.get("/sdapi/v1/script-info")
+    if not any(s["name"] == "multidiffusion integrated" and not s["is_img2img"] for s in found):
+        plain_body |= {"image": plain.png[0], "denoising_strength": 1}  # Forge Neo has it here
+        plain = draw("off, no tiles, from an image", OFF, **plain_body)
+    script = {"MultiDiffusion Integrated": {"args": [True, method, 64, 64, 16, 1]}}
+    body = {**plain_body, "alwayson_scripts": script}
     off = draw("off, tiles", OFF, **body)
     assert off.hash != plain.hash
+    assert off.dense == 4 * plain.dense
     drawn = draw("on, tiles", on(), **body)
     assert drawn.passes == (off.dense, off.dense)
     k1 = draw("pruned alone, tiles", on(k=1), **body)
@@ -96,7 +103,7 @@ def test_fp8_storage(draw: Draw, client: Client, server: Any, lora: str) -> None
     if lora:
         write_lora(server, "online")
         client.post("/sdapi/v1/refresh-loras")
-    store_in(client, bits, 1025)
+    store_in(client, bits)
     try:
         body = {**STEP, "prompt": f"a cat {lora}"}
         off = draw("off", OFF, **body)
@@ -116,17 +123,18 @@ def test_fp8_storage(draw: Draw, client: Client, server: Any, lora: str) -> None
         assert draw("on again", on(), **body).hash == drawn.hash
         assert draw("off again", OFF, **body).hash == off.hash
     finally:
-        store_in(client, "Automatic", 1024)
+        store_in(client, "Automatic")
 
 
-def store_in(client: Client, bits: str, megabytes: int) -> None:
+def store_in(client: Client, bits: str) -> None:
     """Set "Diffusion in Low Bits", for the next generation.
 
     Through the API the host takes note of it only if something else changes that makes it look
-    again (``set_config`` in modules/sysinfo.py), such as the memory that it keeps free.
+    again (``set_config`` in modules/sysinfo.py), such as the checkpoint; nothing is loaded yet.
     """
-    options = {"forge_unet_storage_dtype": bits, "forge_inference_memory": megabytes}
-    client.post("/sdapi/v1/options", options)
+    client.post("/sdapi/v1/options", {"forge_unet_storage_dtype": bits})
+    client.set_model(checkpoints.SECOND["forge"])
+    client.set_model(checkpoints.FIRST["forge"])
 
 
 def test_masks_and_output_from_the_file_by_brute_force(

@@ -162,7 +162,7 @@ HIRES_FORGE = {"hr_additional_modules": ["Use same choices"]}
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
 def test_hires(draw: Draw, server: Any, upscaler: str) -> None:
-    extra = HIRES_FORGE if server.kind == "forge" else {}
+    extra = HIRES_FORGE if server.family == "forge" else {}
     hires = {**HIRES, **extra, "hr_upscaler": upscaler}
     off = draw("off", OFF, **hires)
     first_pass = draw("one pass", OFF).dense
@@ -247,7 +247,7 @@ def test_ways_of_sampling(draw: Draw, name: str, body: dict[str, Any]) -> None:
 
 def test_switching_the_checkpoint_between_jobs(draw: Draw, client: Client, server: Any) -> None:
     """A queue that changes the model: no thresholds or copies of the earlier one."""
-    second = checkpoints.SECOND[server.kind]
+    second = checkpoints.SECOND[server.family]
     before = draw("first model, on", on(memory="copy"))
     first = client.get("/crdiff-probe/state")["checkpoint"]
     client.set_model(second)

@@ -210,7 +210,7 @@ def test_the_panel_is_back_and_acts(before: Before, after: After, page: Any, pho
 
 def test_a_saved_default_counts_after_a_reload(before: Before, server: Server) -> None:
     # Forge keeps no default of a switch like the panel's (modules/ui_loadsave.py, InputAccordion).
-    assert before.tick_by_default is (False if server.kind == "a1111" else None)
+    assert before.tick_by_default is (None if server.kind == "forge" else False)
 
 
 def test_the_button_refines_again(

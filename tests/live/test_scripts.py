@@ -95,7 +95,7 @@ def test_an_infotext_through_the_api_gives_the_same_image(
 ) -> None:
     drawn = draw("on", args)
     body: dict[str, Any] = dict.fromkeys(BASE)  # all of it has to come from the text
-    if server.kind == "forge":
+    if server.family == "forge":
         body["styles"] = []  # its own infotext code fails without (modules/api/api.py)
     again = draw("from the infotext", **body, infotext=drawn.infotext)
     assert again.hash == drawn.hash

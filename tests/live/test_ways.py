@@ -81,7 +81,7 @@ def test_a_window_and_the_hires_pass(draw: Draw, server: Any) -> None:
     half = draw("second half", ask("folded", start=0.5))
     assert half.pruned == STEPS / 2
     assert half.dense in (STEPS / 2, STEPS / 2 + 1)
-    extra = {"hr_additional_modules": ["Use same choices"]} if server.kind == "forge" else {}
+    extra = {"hr_additional_modules": ["Use same choices"]} if server.family == "forge" else {}
     hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.6, "hr_upscaler": "Latent"}
     off = draw("hires, off", OFF, **hires, **extra)
     draw("before", ask("folded"))

@@ -141,7 +141,7 @@ def test_stored_ratios_go_by_the_latents_size(world, monkeypatch):
     p.width = p.height = 512
     p.crdiff_job = Job(Settings(max_log_area=0.1), stored)
     facts = ModelFacts(FAMILIES["sd15"], "base")
-    monkeypatch.setattr(host.adapter._models, "facts_of", lambda sd_model: facts)
+    monkeypatch.setattr(host.adapter._models, "facts_of", lambda *_: facts)
     host.generate(p)
     assert p.crdiff_job.records[0].decision.code == "stored"
 

@@ -9,7 +9,7 @@ import torch
 
 from crdiff_ext.pruning import prune
 from crdiff_ext.settings import Ratios, Settings
-from crdiff_ext.webui.forge_weights import PATCH
+from crdiff_ext.webui.forge_online import PATCH
 from crdiff_ext.webui.job import Job
 from tests.webui.fakes.forge import CALCULATORS, UNet
 from tests.webui.fakes.forge_process import (

@@ -121,12 +121,12 @@ def test_an_inexact_cast_is_ranked_after_it(world):
 
 
 def make_source(unet, dtype=torch.float32):
-    from crdiff_ext.webui.forge_weights import Online
+    from crdiff_ext.webui.forge_online import OnlineLoras
     from tests.webui.fakes import forge
 
     model = forge.KModel(unet)
     model.computation_dtype = dtype
-    online = Online(forge.CALCULATORS, forge.get_weight_and_bias, forge.dequantize_tensor)
+    online = OnlineLoras(forge.CALCULATORS, forge.get_weight_and_bias, forge.dequantize_tensor)
     source = ForgeWeights(model, torch.device("cpu"), online)
     source.keep = model  # the source itself refers to it weakly
     return source

@@ -75,6 +75,8 @@ class Linear(torch.nn.Module):
 class UNet(torch.nn.Module):
     """backend/nn/unet.py: pops residuals off ``control``, writes into ``transformer_options``."""
 
+    layer_type: Any = Linear
+
     def __init__(self, seed: int = 0, dtype=torch.float32, manual_cast: bool = False) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -86,7 +88,7 @@ class UNet(torch.nn.Module):
             layers = []
             for layer, shape in zip(LAYERS, shapes, strict=True):
                 weight = torch.randn(shape, generator=generator) / shape[1] ** 0.5
-                linear = Linear(weight.to(dtype), manual_cast)
+                linear = self.layer_type(weight.to(dtype), manual_cast)
                 self._attach(f"{block}.transformer_blocks.0.{layer}", linear)
                 layers.append(linear)
             self.order.append(layers)

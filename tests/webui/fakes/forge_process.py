@@ -175,7 +175,7 @@ class Host:
                 "ldm_patched.modules": {},
                 "ldm_patched.modules.model_management": {"vram_state": state},
             }
-        return {name: _module(name, contents) for name, contents in made.items()}
+        return {name: fake_module(name, contents) for name, contents in made.items()}
 
     @torch.no_grad()
     def generate(self, p: Processing) -> torch.Tensor:
@@ -238,7 +238,7 @@ class Host:
         self._prepare(p.sd_model.forge_objects.unet)
 
 
-def _module(name, contents):
+def fake_module(name, contents):
     module = types.ModuleType(name)
     module.__path__ = []  # a package, so that its members can be imported
     module.__spec__ = types.SimpleNamespace(name=name, submodule_search_locations=[])  # type: ignore[assignment]

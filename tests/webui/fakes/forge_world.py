@@ -25,14 +25,19 @@ def worlds(monkeypatch):
 
     def make(unet: UNet | None = None, online: bool = True) -> Any:
         host: Any = Host(Engine("base", unet or UNet()))
-        for name, module in host.modules(online).items():
-            monkeypatch.setitem(sys.modules, name, module)
-        host.adapter = ForgeAdapter()
-        host.adapter.install()
-        host.hooks.append(host.adapter.before_sampling)
+        attach(monkeypatch, host, host.modules(online))
         return host
 
     return make
+
+
+def attach(monkeypatch, host, modules) -> None:
+    """Put the adapter into a host that consists of these modules."""
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    host.adapter = ForgeAdapter()
+    host.adapter.install()
+    host.hooks.append(host.adapter.before_sampling)
 
 
 def run(host, settings=ON, **more):

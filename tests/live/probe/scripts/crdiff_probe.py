@@ -219,7 +219,7 @@ def routes(_: Any, app: FastAPI) -> None:
         names = ("torch", "gradio", "transformers", "numpy")
         return {
             "version": launch_utils.git_tag(),
-            "commit": launch_utils.commit_hash(),
+            "commit": getattr(launch_utils, "commit_hash", lambda: "unknown")(),  # gone in Neo
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in names},
         }

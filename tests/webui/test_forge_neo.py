@@ -1,0 +1,254 @@
+"""The Forge adapter against a Forge Neo in miniature: what Neo does differently from Forge 2."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import types
+
+import pytest
+import torch
+
+from crdiff_ext.settings import Settings
+from crdiff_ext.webui.actor import PLANS
+from crdiff_ext.webui.forge_online import WeightFunctions, find_online
+from crdiff_ext.webui.hosts import show_notices
+from tests.webui.fakes import neo
+from tests.webui.fakes.forge_world import (
+    RATIOS,
+    assert_same,
+    attach,
+    masked,
+    pattern,
+    run,
+    state_of,
+    zeros,
+)
+
+TO_Q = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+LORA = {TO_Q: [1.0, ("diff", (torch.full((8, 8), 0.25),)), 1.0, None, None]}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    PLANS.clear()
+
+    def make(unet=None, fast=False):
+        host = neo.NeoHost(neo.NeoEngine("base", unet or neo.UNet()), fast)
+        attach(monkeypatch, host, host.modules())
+        return host
+
+    yield make
+    assert neo.ForgeWeights.weight_function == [], "the list that all layers share was written to"
+
+
+def unet_of(host):
+    return host.data.sd_model.forge_objects.unet.model.diffusion_model
+
+
+def layers_of(unet):
+    return [linear for block in unet.order for linear in block]
+
+
+def test_its_way_to_change_weights_is_found_by_what_it_has(world):
+    world()
+    assert isinstance(find_online(), WeightFunctions)
+    del sys.modules["backend.operations"].weights_manual_cast  # a later one
+    assert find_online() is None
+
+
+def test_notices_are_printed_where_the_host_prints_errors_alone(monkeypatch):
+    """modules/logging_config.py."""
+    mine, root = logging.getLogger("crdiff"), logging.getLogger()
+    monkeypatch.setattr(mine, "level", logging.NOTSET)
+    monkeypatch.setattr(root, "level", logging.ERROR)
+    mine.manager._clear_cache()
+    assert not mine.isEnabledFor(logging.WARNING)
+    show_notices()
+    assert mine.isEnabledFor(logging.WARNING)
+    assert not mine.isEnabledFor(logging.INFO)
+    mine.setLevel(logging.NOTSET)
+    root.setLevel(logging.DEBUG)
+    show_notices()
+    assert mine.isEnabledFor(logging.DEBUG), "a host that wants more is left alone"
+
+
+def test_plain_weights_and_a_merged_lora(world):
+    host = world()
+    off = run(host, None)[0]
+    before = state_of(unet_of(host))
+    on, _, plain = run(host)
+    assert pattern(plain) == "dpdp"
+    assert_same(plain[1], masked(plain[0]))
+    host.data.sd_model.use_lora(LORA)
+    with_lora, _, passes = run(host)
+    assert not torch.equal(passes[0][0], plain[0][0])
+    assert_same(passes[1], masked(passes[0]))
+    assert not torch.equal(with_lora, on)
+    host.data.sd_model.use_lora(None)
+    assert torch.equal(run(host)[0], on)
+    assert len(PLANS) == 2  # the plan without LoRA was found again
+    assert torch.equal(run(host, None)[0], off)
+    layers = [state[:3] + state[4:] for state in state_of(unet_of(host))]
+    assert layers == [state[:3] + state[4:] for state in before]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
+@pytest.mark.parametrize("way", ["exact", "folded"])
+def test_weights_that_are_cast_are_pruned_by_a_function(world, dtype, way):
+    host = world(neo.UNet(dtype=dtype, manual_cast=True))
+    before = state_of(unet_of(host))
+    off = run(host, None)[0]
+    seen = []
+
+    def look(unet, index):
+        seen.append(len(unet.order[0][0].weight_function))
+
+    unet_of(host).interrupt = look
+    settings = Settings(mode="always", ratios=RATIOS, amplification=way)
+    image, _, passes = run(host, settings)
+    assert max(seen) == 1, "masked before the cast, outside of the host's stream"
+    stored = [linear.weight.float() for linear in layers_of(unet_of(host))]
+    if way == "exact":
+        assert_same(passes[0], stored)
+        assert_same(passes[1], masked(stored))
+    else:
+        expected = [
+            torch.where(kept != 0, weight, weight * -0.5)
+            for weight, kept in zip(stored, masked(stored), strict=True)
+        ]
+        assert_same(passes[0], expected)
+    assert not torch.equal(image, off)
+    assert state_of(unet_of(host)) == before
+
+
+def test_an_online_lora_is_pruned_with_the_weight(world):
+    host = world(neo.UNet(dtype=torch.float8_e4m3fn, manual_cast=True))
+    plain = run(host)[0]
+    host.data.sd_model.use_lora(LORA, online=True)
+    with_lora, _, passes = run(host)
+    assert_same(passes[1], masked(passes[0]))
+    first = layers_of(unet_of(host))[0]
+    assert not torch.equal(passes[0][0], first.weight.float())
+    functions, before = first.weight_function, state_of(unet_of(host))
+    run(host)
+    assert first.weight_function is functions
+    assert len(functions) == 1
+    assert state_of(unet_of(host)) == before
+    twice = {TO_Q: [2.0, *LORA[TO_Q][1:]]}
+    host.data.sd_model.use_lora(twice, online=True)  # the stored weights are the same
+    stronger, _, passes = run(host)
+    assert_same(passes[1], masked(passes[0]))
+    assert len(PLANS) == 3
+    assert not torch.equal(stronger, with_lora)
+    host.data.sd_model.use_lora(None)
+    assert torch.equal(run(host)[0], plain)
+
+
+class Packed(torch.nn.Parameter):
+    """backend/operations_gguf.py, ParameterGGUF."""
+
+    gguf_cls = "Q8"
+
+
+def test_gguf_is_pruned_after_unpacking(world):
+    unet = neo.UNet()
+    for linear in layers_of(unet):
+        packed = (linear.weight * 64).round().clamp(-127, 127).to(torch.int8)
+        linear.weight = Packed(packed, requires_grad=False)
+    passes = run(world(unet))[2]
+    assert zeros(passes[1]) > zeros(passes[0])
+    assert_same(passes[1], masked(passes[0]))
+
+
+def quantize(unet, full):
+    for index, linear in enumerate(layers_of(unet)):
+        linear.weight = neo.Quantized(linear.weight.data, requires_grad=False)
+        linear.weight.scale = 0.5 + index % 3
+        linear._full_precision_mm = full
+    return unet
+
+
+def test_quantized_weights_are_ranked_by_what_they_stand_for(world):
+    passes = run(world(quantize(neo.UNet(), full=True)))[2]
+    assert pattern(passes) == "dpdp"
+    assert_same(passes[1], masked(passes[0]))
+
+
+def spoil(host, how):
+    model = host.data.sd_model.forge_objects.unet.model
+    if how == "quantized":
+        quantize(model.diffusion_model, full=False)
+    elif how == "fast fp8":
+        for linear in layers_of(model.diffusion_model):
+            linear.weight.data = linear.weight.data.to(torch.float8_e4m3fn)
+            linear.parameters_manual_cast = True
+            linear.__class__ = neo.FastLinear
+    else:  # extensions-builtin/sd_forge_compile, between two images
+        run(host)
+        model._torch_compile_config = ("dynamic",)
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("quantized", "this model is not supported: its layers multiply in 8 or 4 bits"),
+        ("fast fp8", "this model is not supported: its layers multiply in 8 bits (--fast-fp8)"),
+        ("compiled", "a compiled model (torch.compile) can't be pruned"),
+    ],
+)
+def test_what_would_not_be_pruned_is_refused(world, how, sentence):
+    host = world()
+    spoil(host, how)
+    off = run(host, None)[0]
+    image, job, passes = run(host)
+    assert torch.equal(image, off)
+    assert len(passes) == 2
+    assert job.said == [f"CR-Diff: {sentence}"]
+    assert job.acted() == []
+
+
+@pytest.mark.parametrize("refiner", [True, False])
+def test_a_refiner_in_the_first_models_place(world, refiner):
+    """The same module and tensors, without versions: only the host's note tells of the switch."""
+    with torch.inference_mode():
+        host = world(neo.UNet(), fast=True)
+        info = types.SimpleNamespace(name_for_extra="refiner", filename="r", shorthash="abc")
+        host.loaders[id(info)] = lambda: neo.NeoEngine("refiner", neo.UNet(seed=1))
+        settings = Settings(mode="always", ratios=RATIOS, refiner=refiner)
+        _, job, passes = run(host, settings, refiner=info)
+    assert pattern(passes) == ("dpdp" if refiner else "dpd")
+    assert_same(passes[1], masked(passes[0]))
+    assert not torch.equal(passes[2][0], passes[0][0]), "no switch: this test tests nothing"
+    if refiner:
+        assert_same(passes[3], masked(passes[2]))
+    assert [(record.checkpoint, record.refiner) for record in job.records] == [
+        ("base", False),
+        ("refiner", True),
+    ]
+
+
+def test_what_another_wrapper_wants_loaded_is_loaded(world):
+    """backend/memory_management.py, load_models_gpu asks the wrapper for ``models``."""
+
+    class Wrapper:
+        def __call__(self, apply_model, args):
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+        def __deepcopy__(self, memo):
+            return self  # backend/utils.py, deepcopy_
+
+        def models(self):
+            return ["its model"]
+
+    host = world()
+    asked = []
+    prepare = host._prepare
+    host._prepare = lambda unet: (
+        asked.append(unet.model_options["model_function_wrapper"].models()),
+        prepare(unet),
+    )
+    base = host.data.sd_model.forge_objects_after_applying_lora.unet
+    base.set_model_unet_function_wrapper(Wrapper())
+    run(host)
+    assert asked == [["its model"]]
