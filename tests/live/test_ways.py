@@ -82,7 +82,7 @@ def test_a_window_and_the_hires_pass(draw: Draw, server: Any) -> None:
     assert half.pruned == STEPS / 2
     assert half.dense in (STEPS / 2, STEPS / 2 + 1)
     extra = {"hr_additional_modules": ["Use same choices"]} if server.family == "forge" else {}
-    upscaler = "Lanczos" if server.kind == "neo" else "Latent"
+    upscaler = "None" if server.kind == "neo" else "Latent"
     hires = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.6, "hr_upscaler": upscaler}
     off = draw("hires, off", OFF, **hires, **extra)
     draw("before", ask("folded"))
