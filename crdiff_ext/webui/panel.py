@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.context import Context
-from modules.ui_components import InputAccordion, ToolButton
+from modules import ui_components
 
 from ..settings import K_MAX
 from . import costs, editor, infotext, line, options, refine_panel
@@ -69,7 +69,9 @@ def build(script: Any, is_img2img: bool, adapter: Adapter, library: Library) -> 
     """Make the panel inside the host's page; returns its components in argument order."""
     page = _page(script)
     page.adapter, page.library = adapter, library
-    accordion = InputAccordion(value=True, label=TITLE, elem_id=script.elem_id("enabled"))
+    accordion = ui_components.InputAccordion(
+        value=True, label=TITLE, elem_id=script.elem_id("enabled")
+    )
     _closed_but_enabled(accordion)
     parts: dict[str, Any] = {"enabled": accordion}
     with accordion:
@@ -79,7 +81,7 @@ def build(script: Any, is_img2img: bool, adapter: Adapter, library: Library) -> 
         with gr.Row(elem_id=script.elem_id("line_row")):
             with gr.Column(scale=9, min_width=200):
                 page.panel["line"] = gr.HTML(elem_id=script.elem_id("line"))
-            page.panel["refresh"] = ToolButton(
+            page.panel["refresh"] = ui_components.ToolButton(
                 value="\N{CLOCKWISE OPEN CIRCLE ARROW}",
                 elem_id=script.elem_id("refresh"),
                 tooltip="Say again what will happen, after another model was loaded",

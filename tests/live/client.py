@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 TITLE = "CR-Diff"
+REFINE = "CR-Diff: refine for this prompt"
 STEPS = int(os.environ.get("CRDIFF_LIVE_STEPS", "4"))
 SIDE = int(os.environ.get("CRDIFF_LIVE_SIDE", "128"))  # pixels
 OFF: dict[str, Any] = {"enabled": False}
@@ -79,6 +80,12 @@ class Images:
         text: str = self.info["infotexts"][0]
         return text
 
+    @property
+    def rounds(self) -> list[tuple[str, str]]:
+        """Of a refinement: hash and "number kind" of each image, in order."""
+        told = [text.rsplit("CR-Diff round: ", 1)[1] for text in self.info["infotexts"]]
+        return list(zip(self.hashes, told, strict=True))
+
 
 @dataclass(frozen=True)
 class Drawn(Images):
@@ -133,6 +140,21 @@ class Client:
         made = self.txt2img(args, **more) if image is None else self.img2img(image, args, **more)
         seconds = round(time.monotonic() - began, 2)
         return Drawn(made.png, made.info, **self.counts(), seconds=seconds)
+
+    def refine(
+        self, values: dict[str, Any], args: Any = None, image: bytes | None = None, **more: Any
+    ) -> Images:
+        """Refine for a prompt: ``values`` are the script's; from ``image`` in img2img."""
+        more = {**more, "script_name": REFINE, "script_args": [values]}
+        if image is None:
+            return self.txt2img(args, **more)
+        return self.img2img(image, args, **more)
+
+    def refined(self, session: str) -> dict[str, Any]:
+        """What the search of that name found."""
+        found = self.get("/crdiff/v1/refine")["results"]
+        one: dict[str, Any] = next(one for one in found if one["session"] == session)
+        return one
 
     def set_model(self, title: str) -> None:
         """Switch the checkpoint for what follows."""

@@ -117,6 +117,24 @@ class Server:
         self.client = Client(f"http://127.0.0.1:{port}")
         self.url = self.client.url
 
+    def starts(self) -> int:
+        """How often its page and its API have been served so far: once, and once a reload."""
+        return self.log.read_text(encoding="utf-8", errors="replace").count("Startup time:")
+
+    def rewards(self) -> list[int]:
+        """The processes of the reward that it has started, and that still run."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes().decode(errors="replace")
+                parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                above = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue  # it has ended
+            if "harness.cli" in command and str(self.data) in above:
+                found.append(int(folder.name))
+        return found
+
     def log_tail(self, lines: int = 40) -> str:
         """The end of what the host has printed."""
         text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -185,8 +203,9 @@ def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
         assert process.poll() is None, f"the host ended at its start:\n{server.log_tail()}"
         # Not asked before it says so: a request between the page's start and the API's makes the
         # host fail (webui.py: "Cannot add middleware after an application has started").
-        ready = "Startup time:" in server.log.read_text(encoding="utf-8", errors="replace")
-        if ready and all(map(server.client.answers, ("/sdapi/v1/options", "/crdiff-probe/about"))):
+        if server.starts() and all(
+            map(server.client.answers, ("/sdapi/v1/options", "/crdiff-probe/about"))
+        ):
             # A checkpoint switched while the first one loads breaks A1111's loader; a generation
             # waits for it.
             server.client.txt2img(steps=1, alwayson_scripts={})

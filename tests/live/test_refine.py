@@ -19,7 +19,6 @@ from tests.live.test_browser_live import chromium, page, panel, photo, type_into
 __all__ = ["chromium", "page", "panel", "photo"]
 
 HOST = "a1111"
-SCRIPT = "CR-Diff: refine for this prompt"
 SEEDS, BUDGET, STEPS = 2, 10, 6
 LONG = 40  # images of a search that is to be stopped
 BODY: dict[str, Any] = {
@@ -59,18 +58,7 @@ def embedded(client: Client, model: str) -> Client:
 
 def refine(client: Client, args: Any = None, **more: Any) -> Any:
     values = {"budget": BUDGET, "seeds": SEEDS, "session": "live", **(args or {})}
-    return client.txt2img(**BODY, script_name=SCRIPT, script_args=[values], **more)
-
-
-def result(client: Client, session: str = "live") -> dict[str, Any]:
-    found = client.get("/crdiff/v1/refine")["results"]
-    return next(one for one in found if one["session"] == session)
-
-
-def rounds(images: Any) -> list[tuple[str, str]]:
-    """Hash and "number kind" of each image, in order."""
-    told = [text.rsplit("CR-Diff round: ", 1)[1] for text in images.info["infotexts"]]
-    return list(zip(images.hashes, told, strict=True))
+    return client.refine(values, **{**BODY, **more})
 
 
 def test_a_search_over_the_api(embedded: Client, note: Any) -> None:
@@ -81,11 +69,11 @@ def test_a_search_over_the_api(embedded: Client, note: Any) -> None:
     seconds = round(time.monotonic() - began, 1)
     counts = embedded.counts()
     assert len(made.png) == BUDGET
-    told = rounds(made)
+    told = made.rounds
     assert [image for image, told in told if told.endswith("dense")] == off
     assert counts["dense"] == BUDGET * STEPS
     assert counts["pruned"] == (BUDGET - SEEDS) * STEPS
-    found = result(embedded)
+    found = embedded.refined("live")
     scores = [row["score"] for row in found["rows"]]
     assert scores == sorted(scores, reverse=True)
     assert {row["kind"] for row in found["rows"]} == {"dense", "start", "candidate"}
@@ -121,7 +109,7 @@ def test_a_search_over_the_api(embedded: Client, note: Any) -> None:
 def test_bad_input_is_refused(embedded: Client, args: Any, more: Any, says: str) -> None:
     values = {"budget": BUDGET, "seeds": SEEDS, **args}
     with pytest.raises(Refused, match=says) as refused:
-        embedded.txt2img(**{**BODY, **more}, script_name=SCRIPT, script_args=[values])
+        embedded.refine(values, **{**BODY, **more})
     assert refused.value.status == 422
     assert embedded.counts() == {"dense": 0, "pruned": 0}
 
@@ -129,8 +117,8 @@ def test_bad_input_is_refused(embedded: Client, args: Any, more: Any, says: str)
 def test_interrupt_keeps_what_was_judged(embedded: Client) -> None:
     embedded.inject("button", at=3 * STEPS)  # in the second image of the second round
     made = refine(embedded, {"session": "interrupted"})
-    assert [told for _, told in rounds(made)] == ["0 dense"] * SEEDS or len(made.png) == 2 * SEEDS
-    found = result(embedded, "interrupted")
+    assert [told for _, told in made.rounds] == ["0 dense"] * SEEDS or len(made.png) == 2 * SEEDS
+    found = embedded.refined("interrupted")
     assert found["message"].startswith("interrupted")
     assert len(found["rows"]) < BUDGET // SEEDS
     assert embedded.get("/sdapi/v1/progress")["state"]["job_count"] == 0
@@ -140,7 +128,7 @@ def test_interrupt_keeps_what_was_judged(embedded: Client) -> None:
 def test_a_failing_round_does_not_count(embedded: Client) -> None:
     embedded.inject("exception", at=1)  # in the stored ratios' round
     made = refine(embedded, {"session": "failing"})
-    rows = result(embedded, "failing")["rows"]
+    rows = embedded.refined("failing")["rows"]
     assert [row["kind"] for row in rows if row["note"] == "failed"] == ["start"]
     assert len(made.png) == BUDGET - SEEDS
 
@@ -157,7 +145,7 @@ def test_a_killed_reward_is_a_sentence_and_no_stuck_queue(
         while not third_round(embedded.get("/sdapi/v1/progress")["state"]):
             time.sleep(0.1)
         while not over.wait(0.02):
-            for pid in children(str(server.data)):
+            for pid in server.rewards():
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 
@@ -172,7 +160,7 @@ def test_a_killed_reward_is_a_sentence_and_no_stuck_queue(
     assert killed
     assert refused.value.status == 503
     note(sentence=refused.value.detail)
-    found = result(embedded, "killed")
+    found = embedded.refined("killed")
     assert 2 <= len(found["rows"]) < LONG // SEEDS
     assert refused.value.detail == f"CR-Diff: {found['message']}"
     assert len(refine(embedded).png) == BUDGET  # another child was started
@@ -183,37 +171,21 @@ def third_round(state: dict[str, Any]) -> bool:
     return bool(state["job_count"] == LONG and state["job_no"] >= 2 * SEEDS)
 
 
-def children(data: str) -> list[int]:
-    """The reward's processes of the host that runs on ``data``."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            above = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue  # it has ended
-        if "harness.cli" in command and data in above:
-            found.append(int(folder.name))
-    return found
-
-
 def test_picking_by_hand(embedded: Client) -> None:
     hand = {"judge": "hand", "session": "by hand", "seeds": 1, "budget": 4}
     first = refine(embedded, hand)
-    assert [told for _, told in rounds(first)] == ["0 dense favourite", "1 start challenger"]
+    assert [told for _, told in first.rounds] == ["0 dense favourite", "1 start challenger"]
     second = refine(embedded, {**hand, "choice": "second"})
     assert second.hashes[0] == first.hashes[1]
-    assert rounds(second)[0][1] == "1 start favourite"
+    assert second.rounds[0][1] == "1 start favourite"
     with_more = {**BODY, "steps": STEPS + 1}
     values = {**hand, "choice": "first"}
     embedded.counts()
     with pytest.raises(Refused, match="the steps changed") as refused:
-        embedded.txt2img(**with_more, script_name=SCRIPT, script_args=[values])
+        embedded.refine(values, **with_more)
     assert refused.value.status == 422
-    (waits,) = [
-        row["number"] for row in result(embedded, "by hand")["rows"] if row["note"] == "challenger"
-    ]
+    rows = embedded.refined("by hand")["rows"]
+    (waits,) = [row["number"] for row in rows if row["note"] == "challenger"]
     with pytest.raises(Refused, match=f"round {waits} waits"):
         refine(embedded, {**values, "round": waits - 1})
     assert embedded.counts()["dense"] == 0

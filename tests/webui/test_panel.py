@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from crdiff_ext.amplify import expected_cost
@@ -91,6 +93,18 @@ def test_it_starts_closed_and_on(host):
         assert host.controls[tab][0].accordion.do_not_save_to_config is True
         for nested in ("more", "stored"):
             assert found[f"script_{tab}_crdiff_{nested}"]["open"] is False
+
+
+def test_its_kinds_are_the_hosts_of_now(host, monkeypatch):
+    """Reload UI makes them anew, and saved defaults count for the new ones (ui_loadsave.py)."""
+    theirs = sys.modules["modules.ui_components"]
+    for name in ("InputAccordion", "ToolButton"):
+        monkeypatch.setattr(theirs, name, type(name, (getattr(theirs, name),), {}))
+    blocks = host.page().blocks.values()
+    for tab, controls in host.controls.items():
+        assert type(controls[0]) is theirs.InputAccordion
+        (refresh,) = (b for b in blocks if b.elem_id == f"script_{tab}_crdiff_refresh")
+        assert type(refresh) is theirs.ToolButton
 
 
 def test_sliders_can_hold_every_value_that_is_allowed_in_practice(host):

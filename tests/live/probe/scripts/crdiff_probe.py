@@ -67,8 +67,7 @@ class Probe:
         if unet is self.unet:
             self.own = self.watched.weight
             return
-        for hook in self.hooks:
-            hook.remove()
+        self.detach()
         self.unet = unet
         modules = dict(unet.named_modules())
         watched = next(name for name in MID_LAYERS if name in modules)
@@ -83,6 +82,12 @@ class Probe:
             if name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0", ".proj", ".net.2")):
                 hook = module.register_forward_hook(lambda m, i, o, name=name: self.mask(name, m))
                 self.hooks.append(hook)
+
+    def detach(self) -> None:
+        """Watch nothing any more; a reload of the page makes another probe."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks, self.unet = [], None
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> None:
         self.is_pruned = False
@@ -313,5 +318,6 @@ def routes(_: Any, app: FastAPI) -> None:
 
 
 script_callbacks.on_app_started(routes)
+script_callbacks.on_script_unloaded(PROBE.detach)
 # Before each call of the UNet, after a refiner switch too.
 script_callbacks.on_cfg_denoiser(lambda _: PROBE.attach())
