@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .dit_names import parse_dit, refuse_fused
+from .dit_names import parse_dit, parts_of, refuse_fused
 from .errors import CRDiffError
 from .settings import ALL, GROUPS
 
@@ -44,6 +44,10 @@ _FUSED = re.compile(r"(?:.+\.)?transformer_blocks\.\d+\.attn1\.to_qkv(?:\.weight
 _GROUP_OF = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 _UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 """Where a UNet is in a larger checkpoint, best first (it may hold a ControlNet too)."""
+
+
+Threshold = float | tuple[float, ...]
+"""The largest magnitude to prune; or one for each equal part of a matrix' rows."""
 
 
 @dataclass(frozen=True)
@@ -104,17 +108,34 @@ class PrunableWeight:
 
 @dataclass(frozen=True)
 class PrunableLayer:
-    """One layer of a live module that has a prunable ``weight``."""
+    """One layer of a live module with a prunable ``weight``; several if fused (``parts_of``)."""
 
     name: str
     canonical: str
     group: str
     module: torch.nn.Module
 
-    @property
-    def pool(self) -> str:
-        """Its key in a plan's thresholds."""
-        return pool_of(self.group, self.canonical)
+    def weights(self, tensor: torch.Tensor) -> list[PrunableWeight]:
+        """What its weight, or the ``tensor`` that counts for it, holds; views if it is several."""
+        return split(f"{self.name}.weight", self.canonical, self.group, tensor)
+
+    def threshold(self, thresholds: Mapping[str, float | None]) -> Threshold | None:
+        """Of a plan's thresholds the one for this layer, or one for each part of its rows."""
+        parts = parts_of(self.canonical)
+        found = [thresholds[pool_of(self.group, part)] for part in parts]
+        limits = tuple(limit for limit in found if limit is not None)
+        if len(limits) < len(parts):  # all or none: the parts are of one size
+            return None
+        return limits if len(parts) > 1 else limits[0]
+
+
+def split(name: str, canonical: str, group: str, tensor: torch.Tensor) -> list[PrunableWeight]:
+    """The prunable weights in a matrix [out, in]: itself, or views of its parts' rows."""
+    parts = parts_of(canonical)
+    tensors = tensor.detach().chunk(len(parts)) if len(parts) > 1 else (tensor,)
+    return [
+        PrunableWeight(name, part, group, rows) for part, rows in zip(parts, tensors, strict=True)
+    ]
 
 
 def pool_of(group: str, canonical: str) -> str:
@@ -249,10 +270,6 @@ def prunable_layers(module: torch.nn.Module) -> list[PrunableLayer]:
 
 def unet_layers(module: torch.nn.Module) -> list[PrunableLayer]:
     """``prunable_layers`` of a UNet; none of a transformer, for hosts where these aren't pruned."""
-    names = (name for name, _ in module.named_modules())
-    is_unet = any(_DIFFUSERS.fullmatch(name) or _LDM.fullmatch(name) for name in names)
-    if not is_unet:
-        return []
     return [layer for layer in prunable_layers(module) if layer.group in GROUPS]
 
 
@@ -262,9 +279,9 @@ def prunable_parameters(
     """The prunable weights of a module, a state dict or (name, tensor) pairs.
 
     Sorted by canonical name, so that one set of weights gives one list in either naming. Tensors
-    are the very objects of the source: nothing is copied.
+    are the very objects of the source, or views where one matrix holds several: nothing is copied.
     """
-    return list(_weights(source))
+    return sorted(_weights(source), key=lambda weight: weight.canonical)
 
 
 def _weights(
@@ -274,8 +291,8 @@ def _weights(
         for layer in prunable_layers(source):
             weight = layer.module.weight
             assert isinstance(weight, torch.Tensor)
-            yield PrunableWeight(f"{layer.name}.weight", layer.canonical, layer.group, weight)
+            yield from layer.weights(weight)
         return
     tensors = dict(source)
     for name, parsed in prunable_names(tensors).items():
-        yield PrunableWeight(name, parsed.canonical, parsed.group, tensors[name])
+        yield from split(name, parsed.canonical, parsed.group, tensors[name])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from .errors import CRDiffError
 from .families import Family
 from .presets import Preset
 from .settings import Ratios, Settings
@@ -25,7 +26,8 @@ class Decision:
         exact: the stored entry is of this very size.
         sentence: for people, such as "1024x1024 is native: inactive".
         code: for programs. Acting: "set", "stored", "nearest". Not acting: "off", "native",
-            "unknown-family", "no-stored", "other-side", "too-far", "zero-ratios", "zero-k".
+            "unknown-family", "no-stored", "other-side", "too-far", "zero-ratios", "zero-k",
+            "unequal" (set by hand, and refused by ``Family.check``: an error of the input).
     """
 
     act: bool
@@ -68,7 +70,11 @@ def decide(
         if is_native(family, height, width, settings):
             return _inactive(settings, "native", f"{at} is native: inactive")
     if settings.ratios is not None:
-        sentence = f"{family.label} {at}: ratios {settings.ratios} (set by hand)"
+        try:
+            family.check(settings.ratios)
+        except CRDiffError as error:
+            return _inactive(settings, "unequal", str(error))
+        sentence = f"{family.label} {at}: {family.told(settings.ratios)} (set by hand)"
         return Decision(True, settings.ratios, settings.k, None, False, sentence, "set")
     stored = [preset for preset in presets if preset.is_for(family.name, checkpoint)]
     return _from_stored(family, (height, width), settings, stored)
@@ -124,9 +130,8 @@ def _from_stored(
         hint = f"{label} {at}: the stored ratios of {stored_at} are 0 ({nearest.source}): inactive"
         return _inactive(settings, "zero-ratios", hint)
     exact = (nearest.height, nearest.width) == size
-    what = f"stored ratios {nearest.ratios}"
-    if not exact:
-        what = f"ratios {nearest.ratios} stored for {stored_at}, the nearest size"
+    what = family.told(nearest.ratios)
+    what = f"stored {what}" if exact else f"{what} stored for {stored_at}, the nearest size"
     if nearest.k != settings.k:
         what += f", found with k = {nearest.k:g} but used with k = {settings.k:g}"
     own = ", for this checkpoint" if nearest.checkpoint else ""

@@ -52,12 +52,17 @@ class Family:
     aspect: str = "sd"
     is_dit: bool = False
 
+    def told(self, ratios: Ratios) -> str:
+        """Such as "ratios 0.3 / 0.2 / 0.1", or "ratio 0.1" where there is one for all layers."""
+        one = self.is_dit and ratios.shared is not None
+        return f"ratio {ratios.shared:g}" if one else f"ratios {ratios}"
+
     def check(self, ratios: Ratios) -> None:
         """Refuse ratios that this family can't have. Raises CRDiffError."""
         if self.is_dit and ratios.shared is None:
             raise CRDiffError(
                 f"{self.label} has one ratio for all layers: give one number, such as "
-                f"{ratios.down:g}, and not {ratios}"
+                f"{ratios.down:g} for down, mid and up alike, and not {ratios}"
             )
 
 

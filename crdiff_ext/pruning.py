@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from .blocks import PrunableWeight
+from .blocks import PrunableWeight, Threshold
 from .counting import NotANumberError, chunks, common_dtype, dtype_name, kth_magnitude
 from .errors import CRDiffError
 from .settings import ALL, GROUPS, Ratios
@@ -116,7 +116,7 @@ def make_plan(weights: Iterable[PrunableWeight], ratios: Ratios) -> PrunePlan:
     thresholds: dict[str, float | None] = {}
     totals: dict[str, int] = {}
     dtypes: dict[str, str | None] = {}
-    for pool in by_pool(weights):
+    for pool in _pools(weights):
         ratio, members = ratios.of(pool.group), pool.members
         try:
             thresholds[pool.name] = group_threshold(_readable(members) if ratio else [], ratio)
@@ -145,12 +145,24 @@ def by_pool(weights: Iterable[PrunableWeight]) -> list[Pool]:
 
     A UNet has its three groups, empty ones too; so has a network without prunable weights.
     """
-    weights = list(weights)
-    is_dit = any(weight.group == ALL for weight in weights)
-    pools = {} if is_dit else {group: Pool(group, group, []) for group in GROUPS}
+    return list(_pools(weights))
+
+
+def _pools(weights: Iterable[PrunableWeight]) -> Iterator[Pool]:
+    """The same, each as soon as it is whole: a transformer's weights need not all be there at once.
+
+    They may have been made for the purpose (cast, unpacked).
+    """
+    groups = {group: Pool(group, group, []) for group in GROUPS}
+    is_dit = False
     for weight in weights:
-        pools.setdefault(weight.pool, Pool(weight.pool, weight.group, [])).members.append(weight)
-    return list(pools.values())
+        if weight.group == ALL:
+            is_dit = True
+            yield Pool(weight.pool, ALL, [weight])
+        else:
+            groups[weight.group].members.append(weight)
+    if not is_dit:
+        yield from groups.values()
 
 
 def keep_mask(weight: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -163,14 +175,20 @@ def keep_mask(weight: torch.Tensor, threshold: float) -> torch.Tensor:
     return magnitude > threshold
 
 
-def prune(weight: torch.Tensor, threshold: float, factor: float = 0.0) -> torch.Tensor:
+def prune(weight: torch.Tensor, threshold: Threshold, factor: float = 0.0) -> torch.Tensor:
     """A new tensor: the weight, multiplied by ``factor`` where ``|w| <= threshold``.
 
     0 prunes; ``1 - k`` folds the amplification into the weights (see ``amplify.py``). Weights that
     are kept stay the same to the bit; products are rounded once, to the weight's type. Never
-    tied to autograd.
+    tied to autograd. Several thresholds: one for each equal part of the rows.
     """
     weight = weight.detach()
+    if isinstance(threshold, tuple):
+        made = torch.empty_like(weight)
+        parts = weight.chunk(len(threshold)), made.chunk(len(threshold)), threshold
+        for rows, into, limit in zip(*parts, strict=True):
+            into.copy_(prune(rows, limit, factor))
+        return made
     if weight.dtype in _FP8:  # no arithmetic
         kept = keep_mask(weight, threshold)
         scaled = (weight.to(torch.float32) * factor).to(weight.dtype)

@@ -49,12 +49,15 @@ class Judged:
         return None if not self.scores else sum(self.scores) / len(self.scores)
 
 
-def refine_schedule(start: State, rounds: int, search_k: bool = True) -> Schedule:
+def refine_schedule(
+    start: State, rounds: int, search_k: bool = True, uniform: bool = False
+) -> Schedule:
     """A schedule that spends ``rounds`` candidates around ``start``: no restarts, quick cooling.
 
     Moves start at half of the box, since a dozen small ones lead nowhere, and hardly any goes
     down. ``docs/search.md`` has what this gains over smaller moves.
     ``search_k``: k is searched too, within ``K_RANGE`` (widened to hold the start's).
+    ``uniform``: one ratio for all groups, as a diffusion transformer has.
     """
     rounds = max(1, rounds)
     k_range = (min(K_RANGE[0], start.k), max(K_RANGE[1], start.k)) if search_k else None
@@ -73,6 +76,7 @@ def refine_schedule(start: State, rounds: int, search_k: bool = True) -> Schedul
         restarts=0,
         k=start.k,
         k_range=k_range,
+        uniform=uniform,
     )
 
 
@@ -86,6 +90,7 @@ class Refinement:
         budget: most images in all, dense's and the start's included.
         search_k: search k beside the ratios.
         seed: of the moves.
+        uniform: search one ratio for all groups; the start's must be equal.
 
     >>> from crdiff_ext.settings import Ratios
     >>> search = Refinement(State(Ratios(0.3, 0.2, 0.3)), seeds=(1, 2), budget=24)
@@ -95,7 +100,8 @@ class Refinement:
     >>> len(search.judged), search.best.state.ratios.down > 0.3
     (12, True)
 
-    Raises CRDiffError if the budget does not hold dense, the start and one candidate.
+    Raises CRDiffError if the budget does not hold dense, the start and one candidate, and for
+    unequal ratios to start from with ``uniform``.
     """
 
     start: State
@@ -103,6 +109,7 @@ class Refinement:
     budget: int = 24
     search_k: bool = True
     seed: int = 0
+    uniform: bool = False
     judged: list[Judged] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +122,7 @@ class Refinement:
                 f"a budget of {self.budget} images is too small for {len(self.seeds)} seeds: "
                 f"{3 * len(self.seeds)} are needed for dense, the stored ratios and one candidate"
             )
-        schedule = refine_schedule(self.start.rounded(), rounds, self.search_k)
+        schedule = refine_schedule(self.start.rounded(), rounds, self.search_k, self.uniform)
         if self.start.is_dense:  # the start is dense's round: one more candidate instead
             schedule = replace(schedule, iterations=rounds + 2, baseline=False)
         self._annealer = Annealer(schedule, self.seed)
@@ -192,6 +199,7 @@ class Refinement:
             "budget": self.budget,
             "search_k": self.search_k,
             "seed": self.seed,
+            "uniform": self.uniform,
             "judged": [None if j.scores is None else list(j.scores) for j in self.judged],
             "annealer": self._annealer.to_dict(),
         }
@@ -205,6 +213,7 @@ class Refinement:
             data["budget"],
             data["search_k"],
             data["seed"],
+            data.get("uniform", False),
         )
         for told, scores in zip(data["annealer"]["told"], data["judged"], strict=True):
             asked = again.ask()

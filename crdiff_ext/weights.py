@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from .blocks import prunable_layers
+from .blocks import Threshold, prunable_layers
 from .errors import CRDiffError
 from .pruning import PrunePlan, prune
 
@@ -56,14 +56,14 @@ class _Layer:
     name: str
     module: torch.nn.Module
     table: MutableMapping[str, Any]
-    threshold: float
+    threshold: Threshold
     factor: float = 0.0
     dense: torch.Tensor | None = None
     copy: torch.nn.Parameter | None = None
     copied_from: tuple[Any, ...] = ()
 
     @property
-    def mark(self) -> tuple[float, float]:
+    def mark(self) -> tuple[Threshold, float]:
         """What a pruned pass leaves on the layer to be known by."""
         return self.threshold, self.factor
 
@@ -122,7 +122,7 @@ class PrunedWeights:
         self._layers = [
             _Layer(layer.name, layer.module, _table_of(layer.module, layer.name), threshold, factor)
             for layer in prunable_layers(module)
-            if (threshold := plan.thresholds[layer.pool]) is not None
+            if (threshold := layer.threshold(plan.thresholds)) is not None
         ]
         self._memory = memory
         self._may_fall_back = memory == "auto"

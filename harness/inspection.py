@@ -11,6 +11,7 @@ import torch
 
 from crdiff_ext.blocks import PrunableWeight, pool_of, prunable_names
 from crdiff_ext.decide import Decision
+from crdiff_ext.dit_names import parts_of
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.families import Family
 from crdiff_ext.pruning import by_pool, make_plan, report
@@ -99,7 +100,16 @@ class LazyWeight:
 
 
 def lazy_weights(checkpoint: Checkpoint) -> list[PrunableWeight]:
-    """The checkpoint's prunable weights, sorted by canonical name, none of them read yet."""
+    """The checkpoint's prunable weights, sorted by canonical name, none of them read yet.
+
+    Raises CRDiffError where several are one matrix (SD3.5 medium's single file).
+    """
+    for name, parsed in prunable_names(checkpoint.infos).items():
+        if len(parts_of(parsed.canonical)) > 1:
+            raise CRDiffError(
+                f"{name} holds query, key and value of attn2 in one matrix, where each has a "
+                "threshold of its own: give the model as a diffusers folder"
+            )
     return [
         cast(PrunableWeight, LazyWeight(name, parsed.canonical, parsed.group, checkpoint))
         for name, parsed in prunable_names(checkpoint.infos).items()

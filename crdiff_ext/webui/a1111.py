@@ -40,6 +40,7 @@ class A1111Adapter:
     """See ``hosts.Adapter``. It has no state: a generation's is on its ``p`` and its denoiser."""
 
     name = "A1111"
+    draws_transformers = False
 
     def install(self) -> None:
         """Wrap the denoiser and register the callback; harmless to repeat."""
@@ -202,6 +203,7 @@ def facts_of(model: Any) -> ModelFacts:
         refused = _why_not(unet)
         prediction = _PREDICTIONS.get(getattr(model, "parameterization", ""))
         family = UNKNOWN if unet is None else identify_module(unet, prediction)
+        family = UNKNOWN if family.is_dit else family  # SD3, from 1.10: refused, see _why_not
     except CRDiffError as error:  # names that contradict each other
         return ModelFacts(UNKNOWN, checkpoint, f"this model is not supported: {error}")
     # None with --no-hashing, and until the host has read the file (modules/sd_models.py).

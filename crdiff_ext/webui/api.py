@@ -133,6 +133,8 @@ def resolve(body: Mapping[str, Any], adapter: Adapter, library: Library) -> dict
     settings = arguments.settings_from(values, options.limits())
     facts = _facts(body.get("model"), adapter)
     decision = decide_for(settings, library.presets(), facts, size, part)
+    if decision.code == "unequal":
+        raise CRDiffError(decision.sentence)
     return {
         "act": decision.act,
         "code": decision.code,
@@ -180,7 +182,10 @@ def _facts(model: object, adapter: Adapter) -> ModelFacts:
         return loaded
     if not isinstance(model, str) or model not in FAMILIES:
         raise CRDiffError(f"model {model!r} is not known: use one of {', '.join(FAMILIES)}")
-    return ModelFacts(FAMILIES[model], "")
+    family = FAMILIES[model]
+    here = adapter.draws_transformers or not family.is_dit
+    refused = None if here else f"{family.label} is not supported in this WebUI"
+    return ModelFacts(family, "", refused)
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

@@ -1,7 +1,10 @@
 """CR-Diff in the Forge family: Forge, Forge Neo, and by capability reForge and Forge Classic.
 
 Each UNet call goes through one wrapper on a clone of the model's UNet patcher
-(``set_model_unet_function_wrapper``; called by backend/sampling/sampling_function.py). The slot
+(``set_model_unet_function_wrapper``; called by backend/sampling/sampling_function.py). It gets
+``apply_model``'s x0, which mixes as the raw output does, because the coefficients k and 1 - k sum
+to 1 and x0 is linear in the output: x0 = c x - s F, for SD3 and FLUX too, where c is 1 and s sigma
+(``calculate_denoised`` of backend/modules/k_prediction.py). The slot
 holds one wrapper, so an earlier one (MultiDiffusion's) is kept and called inside each pass.
 
 The host forgets the clone before each sampling pass (modules/processing.py), loads a refiner
@@ -78,6 +81,7 @@ class ForgeAdapter:
     """The adapter for hosts whose models carry a patchable UNet."""
 
     name = "Forge"
+    draws_transformers = True
 
     def __init__(self) -> None:
         self._callbacks = importlib.import_module("modules.script_callbacks")

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..dit_names import parse_dit
 from ..errors import CRDiffError
-from ..families import UNKNOWN, Family, identify, identify_module
+from ..families import UNKNOWN, identify, identify_module
 from .forge_online import Online
-from .forge_weights import why_unreadable
+from .forge_weights import UNKNOWN_TRANSFORMER, why_unreadable
 from .job import ModelFacts
 
 logger = logging.getLogger("crdiff")
@@ -48,7 +49,7 @@ class Models:
             facts = replace(facts, refused="a compiled model (torch.compile) can't be pruned")
         info = getattr(sd_model, "sd_checkpoint_info", None) if now is None else now
         # The hash may come later than the model: the host computes it when it has the time.
-        return replace(facts, hash=_hash(info))
+        return _unless_it_edits(replace(facts, hash=_hash(info)), info)
 
     def chosen(self) -> ModelFacts | None:
         """The model of the next generation.
@@ -64,7 +65,7 @@ class Models:
         ):
             return self.facts_of(sd_model)
         facts = None if info is None else self._facts_of_file(Path(info.filename))
-        return None if facts is None else replace(facts, hash=_hash(info))
+        return None if facts is None else _unless_it_edits(replace(facts, hash=_hash(info)), info)
 
     def _facts_of_file(self, path: Path) -> ModelFacts | None:
         if path.suffix != ".safetensors" or not path.is_file():
@@ -72,7 +73,7 @@ class Models:
         state = (path, path.stat().st_mtime_ns)
         known = self._file
         if known is None or known[0] != state:
-            known = self._file = (state, ModelFacts(_family_in(path), path.stem))
+            known = self._file = (state, _facts_in(path))
         return known[1]
 
 
@@ -83,6 +84,17 @@ def is_compiled(model: Any) -> bool:
     """
     compiled = getattr(model, "_torch_compile_config", None) is not None
     return compiled or hasattr(model.diffusion_model, "_orig_mod")
+
+
+def _unless_it_edits(facts: ModelFacts, info: Any) -> ModelFacts:
+    """Refused if it is FLUX Kontext, whose shapes are FLUX dev's.
+
+    Forge Neo knows it by the file's name too (``forge_loader`` of backend/loader.py).
+    """
+    named = "kontext" in Path(str(getattr(info, "filename", ""))).name.lower()
+    if not named or not facts.family.is_dit or facts.refused is not None:
+        return facts
+    return replace(facts, refused="this model is not supported: FLUX Kontext edits images")
 
 
 def _name(info: Any) -> str:
@@ -100,13 +112,13 @@ def _examine(sd_model: Any, model: Any, online: Online | None) -> ModelFacts:
     prediction = getattr(predictor, "prediction_type", None)
     try:
         family = identify_module(model.diffusion_model, prediction_type=prediction)
-        return ModelFacts(family, name, why_unreadable(model.diffusion_model, online))
+        return ModelFacts(family, name, why_unreadable(model.diffusion_model, online, family))
     except CRDiffError as error:
         return ModelFacts(UNKNOWN, name, f"this model is not supported: {error}")
 
 
-def _family_in(path: Path) -> Family:
-    """The family of a safetensors file, by the names and shapes in its header."""
+def _facts_in(path: Path) -> ModelFacts:
+    """What a safetensors file is, by the names and shapes in its header."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -114,7 +126,9 @@ def _family_in(path: Path) -> Family:
                 raise ValueError(f"a header of {size} bytes")
             header = json.loads(file.read(size))
         shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        return identify(shapes)
+        family = identify(shapes)
+        other = family is UNKNOWN and any(parse_dit(name) for name in shapes)
+        return ModelFacts(family, path.stem, UNKNOWN_TRANSFORMER if other else None)
     except (OSError, ValueError, KeyError, TypeError, CRDiffError) as error:
         logger.info("%s: its header tells no family (%s)", path.name, error)
-        return UNKNOWN
+        return ModelFacts(UNKNOWN, path.stem)

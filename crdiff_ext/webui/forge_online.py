@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..blocks import Threshold
 from ..pruning import prune
 
 logger = logging.getLogger("crdiff")
@@ -44,7 +45,7 @@ class Online(Protocol):
     def effective(self, layer: Any, device: torch.device, dtype: Any) -> torch.Tensor:
         """The weight as the layer's forward has it, when it computes in ``dtype``."""
 
-    def add(self, layer: Any, threshold: float, factor: float) -> Callable[[], None]:
+    def add(self, layer: Any, threshold: Threshold, factor: float) -> Callable[[], None]:
         """From now on small weights come times ``factor``; what is returned takes it back."""
 
     def why_unreadable(self, layer: Any) -> str | None:
@@ -88,7 +89,7 @@ class OnlineLoras:
         )
         return weight
 
-    def add(self, layer: Any, threshold: float, factor: float) -> Callable[[], None]:
+    def add(self, layer: Any, threshold: Threshold, factor: float) -> Callable[[], None]:
         """As in ``Online``: one more patch in a dict of the layer's own."""
         attributes = layer.__dict__
         before = attributes.get(_ONLINE, _ABSENT)
@@ -149,7 +150,7 @@ class WeightFunctions:
             weight = function(weight)
         return weight
 
-    def add(self, layer: Any, threshold: float, factor: float) -> Callable[[], None]:
+    def add(self, layer: Any, threshold: Threshold, factor: float) -> Callable[[], None]:
         """As in ``Online``: one more function, the last, in a list of the layer's own."""
         attributes = layer.__dict__
         before = attributes.get(_FUNCTIONS, _ABSENT)

@@ -19,13 +19,18 @@ from typing import Any
 
 import torch
 
-from ..blocks import PrunableLayer, PrunableWeight, prunable_layers, unet_layers
+from ..blocks import PrunableLayer, PrunableWeight, prunable_layers
 from ..errors import CRDiffError
+from ..families import Family
 from ..pruning import PrunePlan
-from ..settings import Ratios
+from ..settings import ALL, Ratios
 from ..weights import PrunedWeights
 from .forge_online import Online, is_gguf, quantized
 
+UNKNOWN_TRANSFORMER = (
+    "this model is not supported: it is a transformer of another structure than SD3, SD3.5, FLUX "
+    "dev and FLUX schnell have"
+)
 _SAMPLES = 16
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FLOAT16 = (torch.float16, torch.bfloat16)
@@ -83,13 +88,13 @@ class ForgeWeights:
         return True
 
     def weights(self) -> Iterator[PrunableWeight]:
-        """The weights as they are masked. Effective ones are made and kept on the CPU meanwhile."""
+        """The weights as they are masked, effective ones made on the CPU as they are asked for."""
         for layer in self._layers():
             module: Any = layer.module
             weight = module.weight
             if not self._is_exact(module):
                 weight = self._effective(layer)
-            yield PrunableWeight(f"{layer.name}.weight", layer.canonical, layer.group, weight)
+            yield from layer.weights(weight)
 
     def pruned(self, plan: PrunePlan, factor: float) -> AbstractContextManager[None]:
         """Inside, forwards see small weights times ``factor``.
@@ -188,7 +193,7 @@ class ForgeWeights:
         """One more change in each layer; afterwards the layer has what it had."""
         with ExitStack() as stack:
             for layer in self._layers():
-                threshold = plan.thresholds[layer.group]
+                threshold = layer.threshold(plan.thresholds)
                 if threshold is not None:
                     stack.callback(online.add(layer.module, threshold, factor))
             yield
@@ -205,9 +210,9 @@ def is_exact_cast(stored: torch.dtype, computed: torch.dtype | None) -> bool:
     return stored == torch.float32 and computed == torch.float64
 
 
-def why_unreadable(unet: Any, online: Online | None) -> str | None:
+def why_unreadable(unet: Any, online: Online | None, family: Family) -> str | None:
     """A sentence when this UNet's weights can't be masked, else None."""
-    layers = unet_layers(unet)
+    layers = prunable_layers(unet)
     if not layers:
         return "this model is not supported: it has no layer that CR-Diff knows how to prune"
     for layer in layers:
@@ -219,14 +224,18 @@ def why_unreadable(unet: Any, online: Online | None) -> str | None:
         why = None if online is None else online.why_unreadable(layer.module)
         if why is not None:
             return f"this model is not supported: {why}"
+    if layers[0].group == ALL and not family.is_dit:
+        return UNKNOWN_TRANSFORMER
     return None
 
 
 def copy_bytes(unet: Any, ratios: Ratios) -> int:
-    """What masked copies of the layers of all groups with a ratio take, in bytes."""
-    groups = {group for group, ratio in ratios.as_dict().items() if ratio}
+    """What masked copies of the layers of all groups with a ratio take, in bytes.
+
+    Raises CRDiffError for unequal ratios with a transformer.
+    """
     weights: list[Any] = [
-        layer.module.weight for layer in prunable_layers(unet) if layer.group in groups
+        layer.module.weight for layer in prunable_layers(unet) if ratios.of(layer.group)
     ]
     return sum(weight.numel() * weight.element_size() for weight in weights)
 

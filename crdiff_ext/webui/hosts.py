@@ -15,6 +15,9 @@ class Adapter(Protocol):
     name: str
     """For reports; no logic may depend on it."""
 
+    draws_transformers: bool
+    """Whether SD3 and FLUX are supported here."""
+
     def install(self) -> None:
         """Register callbacks and patches; harmless to repeat."""
 

@@ -16,7 +16,7 @@ import torch
 
 from ..amplify import Amplifier, Window
 from ..decide import Decision, decide
-from ..families import UNKNOWN, Family
+from ..families import Family
 from ..presets import Preset
 from ..settings import Settings
 from .actor import Actor, WeightSource
@@ -39,10 +39,6 @@ class ModelFacts:
     checkpoint: str
     refused: str | None = None
     hash: str = ""
-
-    def __post_init__(self) -> None:
-        if self.family.is_dit:  # the harness draws with these; in a host they are not supported
-            object.__setattr__(self, "family", UNKNOWN)
 
 
 @dataclass
@@ -122,6 +118,8 @@ class Job:
         self.log(decision.sentence)
         if decision.code == "refused":
             self.notice(decision.sentence)
+        elif decision.code == "unequal":
+            self._failed(decision.sentence)
         made = Record(part, refiner, found.checkpoint, *size, decision, found.family.native)
         if decision.act and source is not None:
             window = Window(self.settings.start, self.settings.end)
@@ -169,7 +167,7 @@ def decide_for(
     """
     chosen = settings.for_pass(part)
     decision = decide(facts.family, *size, chosen, presets, facts.hash)
-    would = decision.act or decision.code in ("unknown-family", "no-stored")
+    would = decision.act or decision.code in ("unknown-family", "no-stored", "unequal")
     if facts.refused is not None and would:
         return inactive(decision, facts.refused, "refused")
     if refiner and not chosen.refiner and decision.act:

@@ -61,13 +61,15 @@ def prepare(task: Task, rounds: Rounds) -> tuple[Refinement, Drawn | None]:
     asked = task.asked
     start = where_to_start(task, task.facts, task.library.presets())
     seeds = range(int(task.p.seed), int(task.p.seed) + asked.seeds)
-    return Refinement(start, seeds, asked.budget, asked.search_k), first
+    one = task.facts.family.is_dit
+    return Refinement(start, seeds, asked.budget, asked.search_k, uniform=one), first
 
 
 def where_to_start(task: Task, facts: ModelFacts, presets: Sequence[Preset]) -> State:
     """The ratios set by hand, else the stored ones, else what is on the sliders; and k.
 
-    Raises CRDiffError, with the reason, where CR-Diff would leave the image alone.
+    Raises CRDiffError, with the reason, where CR-Diff would leave the image alone, and for ratios
+    that the model can't have.
     """
     settings = task.settings
     if settings.mode == "off":
@@ -83,12 +85,14 @@ def where_to_start(task: Task, facts: ModelFacts, presets: Sequence[Preset]) -> 
         hint = native if decision.code == "native" else ""
         raise CRDiffError(f"nothing to refine: {decision.sentence}{hint}")
     if settings.ratios is not None:
+        facts.family.check(settings.ratios)
         return State(settings.ratios, settings.k)
     stored = decide_for(replace(settings, k=settings.k or K_DEFAULT), presets, facts, task.size)
     if stored.ratios is not None:
         return State(stored.ratios, settings.k)
-    sliders = arguments.settings_from({**task.values, "ratios": arguments.SET}).ratios
-    return State(sliders or UNSURE, settings.k)
+    sliders = arguments.settings_from({**task.values, "ratios": arguments.SET}).ratios or UNSURE
+    facts.family.check(sliders)
+    return State(sliders, settings.k)
 
 
 def draw(task: Task, rounds: Rounds, asked: Round) -> Drawn | None:

@@ -308,3 +308,24 @@ def test_a_stored_k_that_is_not_used_is_said():
     decision = decide(FAMILIES["sdxl"], 512, 512, AUTO, stored)
     assert decision.k == 1.5
     assert "found with k = 1.2 but used with k = 1.5" in decision.sentence
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_a_transformer_has_one_ratio(mode):
+    family = FAMILIES["flux-dev"]
+    equal = decide(family, 512, 512, Settings(mode=mode, ratios="0.1"), BUILTIN)
+    assert (equal.code, equal.ratios) == ("set", Ratios(0.1, 0.1, 0.1))
+    assert equal.sentence == "FLUX dev 512x512: ratio 0.1 (set by hand)"
+    unequal = decide(family, 512, 512, Settings(mode=mode, ratios=SET), BUILTIN)
+    assert (unequal.code, unequal.act, unequal.ratios) == ("unequal", False, None)
+    assert unequal.sentence.startswith("FLUX dev has one ratio for all layers: give one number")
+    native = decide(family, 1024, 1024, Settings(ratios=SET), BUILTIN)
+    assert native.code == "native"  # nothing is asked of them there
+
+
+def test_a_transformers_stored_ratio_is_told_as_one():
+    stored = [entry("sd3", 512, 512, 0.2)]
+    decision = decide(FAMILIES["sd3"], 512, 512, AUTO, stored)
+    assert decision.sentence == "SD3 512x512: stored ratio 0.2 (a test)"
+    near = decide(FAMILIES["sd3"], 512, 640, AUTO, stored).sentence
+    assert near == "SD3 512x640: ratio 0.2 stored for 512x512, the nearest size (a test)"

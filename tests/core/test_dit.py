@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+
 import pytest
 import torch
 
-from crdiff_ext.blocks import prunable_names, prunable_parameters, unet_layers, unet_prefix
+from crdiff_ext.blocks import prunable_parameters, unet_layers, unet_prefix
 from crdiff_ext.dit_names import parse_dit
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.families import identify
@@ -46,6 +49,8 @@ def selected(name):
         ("joint_blocks.7.x_block.mlp.fc1.weight", "transformer_blocks.7.ff.net.0.proj"),
         ("model.diffusion_model.joint_blocks.7.x_block.mlp.fc2.weight",
          "transformer_blocks.7.ff.net.2"),
+        ("joint_blocks.7.x_block.attn2.proj.weight", "transformer_blocks.7.attn2.to_out.0"),
+        ("joint_blocks.7.x_block.attn2.qkv.weight", "transformer_blocks.7.attn2.to_qkv"),
         ("double_blocks.18.img_mlp.0.weight", "transformer_blocks.18.ff.net.0.proj"),
         ("model.diffusion_model.double_blocks.0.img_mlp.2.weight", "transformer_blocks.0.ff.net.2"),
     ],
@@ -136,11 +141,85 @@ def test_unequal_ratios_are_refused():
         make_plan(weights, Ratios(0.1, 0.1, 0.2))
 
 
-def test_fused_second_attention_is_refused_in_one_sentence():
-    shapes = dict(sd3_original(dual=2, normed=True, **TINY))
-    assert identify(shapes).name == "unknown"  # never raises
-    with pytest.raises(CRDiffError, match=r"attn2\.qkv\.weight holds query, key and value"):
-        prunable_names(shapes)
+def fused_and_apart():
+    """SD3.5 medium's second attention in both namings: one matrix, and what diffusers makes of it.
+
+    diffusers' converter: ``torch.chunk(qkv, 3, dim=0)`` is to_q, to_k, to_v.
+    """
+    fused = random(dict(sd3_original(dual=2, normed=True, **TINY)))
+    apart = {}
+    for name, tensor in fused.items():
+        parsed = parse_dit(name)
+        if parsed and parsed[1].endswith("to_qkv"):
+            for letter, rows in zip("qkv", tensor.chunk(3), strict=True):
+                apart[f"{parsed[1].removesuffix('qkv')}{letter}.weight"] = rows.clone()
+        elif parsed:
+            apart[f"{parsed[1]}.weight"] = tensor.clone()
+    return fused, apart
+
+
+@pytest.mark.parametrize("ratio", [0.005, 0.02, 0.3, 0.9])
+def test_a_fused_second_attention_is_three_layers(ratio):
+    fused, apart = fused_and_apart()
+    assert identify(fused).name == "unknown"  # never raises
+    weights, other = prunable_parameters(fused), prunable_parameters(apart)
+    assert [w.canonical for w in weights] == [w.canonical for w in other]
+    assert len(weights) == 2 * 3 + 4 * 2
+    for w, o in zip(weights, other, strict=True):
+        assert torch.equal(w.tensor, o.tensor)
+        assert w.tensor.untyped_storage().data_ptr() in {
+            t.untyped_storage().data_ptr() for t in fused.values()
+        }
+    ratios = Ratios(ratio, ratio, ratio)
+    plan = make_plan(weights, ratios)
+    assert dict(plan.thresholds) == dict(make_plan(other, ratios).thresholds)
+    assert report(weights, plan) == report(other, plan)
+    qkv = torch.nn.Linear(8, 24, bias=False)
+    qkv.weight.data = fused["joint_blocks.0.x_block.attn2.qkv.weight"].clone()
+    module = torch.nn.Module()
+    module.joint_blocks = torch.nn.ModuleList([torch.nn.Module()])
+    module.joint_blocks[0].x_block = torch.nn.ModuleDict({"attn2": torch.nn.Module()})
+    module.joint_blocks[0].x_block["attn2"].qkv = qkv
+    before = qkv.weight
+    names = [f"transformer_blocks.0.attn2.to_{letter}" for letter in "qkv"]
+    rows = [apart[f"{name}.weight"] for name in names]
+    limits = [plan.thresholds[name] for name in names]
+    assert all(limit is None for limit in limits) == (ratio < 1 / 64)
+    for memory in ("copy", "recompute"):
+        for factor in (0.0, -0.5, -0.3):
+            expected = [
+                part if limit is None else prune(part, limit, factor)
+                for part, limit in zip(rows, limits, strict=True)
+            ]
+            with PrunedWeights(module, plan, memory, factor).active():
+                found = qkv(torch.eye(8)).T
+            assert torch.equal(found, torch.cat(expected))
+            assert qkv.weight is before
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_parts_of_narrow_types(dtype):
+    weight = torch.randn(6, 5).to(dtype)
+    limits = (0.25, 1.0, 0.5)
+    expected = [prune(p, t, -0.5).float() for p, t in zip(weight.chunk(3), limits, strict=True)]
+    found = prune(weight, limits, -0.5)
+    assert found.dtype == dtype
+    assert torch.equal(found.float(), torch.cat(expected))
+
+
+def test_effective_weights_of_a_transformer_are_needed_one_at_a_time():
+    """They may have been unpacked for the purpose: 2.7 GiB for FLUX."""
+    alive = []
+
+    def made():
+        for weight in prunable_parameters(random(TINY_FLUX)):
+            tensor = weight.tensor.clone()
+            alive.append(weakref.ref(tensor))
+            assert sum(ref() is not None for ref in alive) <= 2
+            yield replace(weight, tensor=tensor)
+            del tensor
+
+    assert len(make_plan(made(), Ratios(0.3, 0.3, 0.3)).thresholds) == len(alive) == 6
 
 
 def test_damaged_weights_name_the_layer():
@@ -172,7 +251,7 @@ def test_families(shapes, family, prefix):
     assert identify(known).name == family
 
 
-def test_hosts_see_layers_of_unets_only():
+def test_layers_of_unets_only():
     assert len(unet_layers(TinyUNet())) == 42
     dit = torch.nn.Module()
     dit.double_blocks = torch.nn.ModuleList([torch.nn.Module()])

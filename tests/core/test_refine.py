@@ -115,3 +115,17 @@ def test_the_schedule_holds_the_start_wherever_it_is() -> None:
     far = State(Ratios(0.9, 0.0, 0.1), 2.5)
     assert refine_schedule(far, 5).first == far
     assert judge(Refinement(far, (1,), 9)).judged[1].round.state == far
+
+
+def test_one_ratio_for_all_groups() -> None:
+    start = State(Ratios(0.2, 0.2, 0.2))
+    search = judge(Refinement(start, (1, 2), 24, uniform=True))
+    states = [judged.round.state for judged in search.judged]
+    assert all(state.ratios.shared is not None for state in states)
+    assert len(set(states)) == len(states) == 12
+    assert search.best.score is not None
+    assert search.best.score > worth(start)
+    again = Refinement.from_dict(json.loads(json.dumps(search.to_dict())))
+    assert [judged.round.state for judged in again.judged] == states
+    with pytest.raises(CRDiffError, match="must start from three equal ones"):
+        Refinement(State(Ratios(0.2, 0.2, 0.3)), (1, 2), 24, uniform=True)

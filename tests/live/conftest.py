@@ -79,13 +79,18 @@ def start(installation: Installation, models: Path, tmp_path_factory: Any) -> St
 def server(start: Start, request: pytest.FixtureRequest) -> Iterator[Server]:
     """The host that most tests share, with its page and its API."""
     with start() as started:
-        results = request.config.stash[RESULTS]
-        results["host"] = started.kind
-        results["about"] = started.client.get("/crdiff-probe/about")
-        commit = os.environ.get("CRDIFF_WEBUI_COMMIT")  # for an installation without its .git
-        results["about"] |= {"commit": commit} if commit else {}
-        results["start_seconds"] = started.start_seconds
+        about(request.config, started)
         yield started
+
+
+def about(config: pytest.Config, started: Server) -> None:
+    """Put what the host says of itself into the results."""
+    results = config.stash[RESULTS]
+    results["host"] = started.kind
+    results["about"] = started.client.get("/crdiff-probe/about")
+    commit = os.environ.get("CRDIFF_WEBUI_COMMIT")  # for an installation without its .git
+    results["about"] |= {"commit": commit} if commit else {}
+    results["start_seconds"] = started.start_seconds
 
 
 @pytest.fixture

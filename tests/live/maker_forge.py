@@ -1,11 +1,16 @@
-"""Random checkpoints of the true SD1.5 (and SDXL) architecture, original names, fp16, for Forge.
+"""Random checkpoints of the true SD1.5 (SDXL, SD3) architecture, original names, fp16, for Forge.
 
 Forge tells a model by its names and shapes alone, so nothing smaller loads. Weights are normal
 with deviation 1/sqrt(fan_in), biases 0 (but for each text encoder's last norm), norms 1; each
 tensor has a generator of its own, seeded by its name. The file is written tensor by tensor: little
-memory, twice 2.1 GB of disk (SDXL: 6.9 GB).
+memory, twice 2.1 GB of disk (SDXL: 6.9 GB; SD3 Medium: 3.9 GB).
 
-    maker_forge.py WEBUI FOLDER [sdxl]        (WEBUI is not needed; every maker is called alike)
+SD3's transformer is in fp8, because Forge would keep another one in fp32 on the CPU (8 GB). Of its
+T5 there are the norms alone: Forge demands a T5 state dict of more than 16 tensors, makes the whole
+encoder (4.7 GB in fp8, which nobody writes to or reads, so that they take no memory), and by its
+options leaves it out ("Enable T5" is off).
+
+    maker_forge.py WEBUI FOLDER [sdxl|sd3]    (WEBUI is not needed; every maker is called alike)
 """
 
 from __future__ import annotations
@@ -19,8 +24,11 @@ from pathlib import Path
 
 import torch
 
-# name -> (shape, kind): w(eight), ids, scale, or one of CONSTANT: bias, offset (a bias too), norm
+# name -> (shape, kind): w(eight), p(ositions), ids, scale, or one of CONSTANT: b(ias), o(ffset, a
+# bias too), n(orm)
 SPEC: dict[str, tuple[tuple[int, ...], str]] = {}
+FP8: set[str] = set()
+"""Prefixes of what is written in fp8."""
 CONSTANT = {"b": 0.0, "o": 0.1, "n": 1.0}
 
 
@@ -119,7 +127,7 @@ def unet(p, mult, depth, mid_depth, ctx, linear_proj, adm=None, ch=320):
     layer(p + "out.2", 4, cur, 3, 3)
 
 
-def vae(p, ch=128, mult=(1, 2, 4, 4)):
+def vae(p, ch=128, mult=(1, 2, 4, 4), z=4, quant=True):
     def res(k, i, o):
         norm(k + ".norm1", i)
         layer(k + ".conv1", o, i, 3, 3)
@@ -145,8 +153,8 @@ def vae(p, ch=128, mult=(1, 2, 4, 4)):
             layer(f"{p}encoder.down.{lvl}.downsample.conv", cur, cur, 3, 3)
     mid(p + "encoder.mid", cur)
     norm(p + "encoder.norm_out", cur)
-    layer(p + "encoder.conv_out", 8, cur, 3, 3)
-    layer(p + "decoder.conv_in", cur, 4, 3, 3)
+    layer(p + "encoder.conv_out", 2 * z, cur, 3, 3)
+    layer(p + "decoder.conv_in", cur, z, 3, 3)
     mid(p + "decoder.mid", cur)
     for lvl in reversed(range(len(mult))):
         for i in range(3):
@@ -156,12 +164,45 @@ def vae(p, ch=128, mult=(1, 2, 4, 4)):
             layer(f"{p}decoder.up.{lvl}.upsample.conv", cur, cur, 3, 3)
     norm(p + "decoder.norm_out", cur)
     layer(p + "decoder.conv_out", 3, cur, 3, 3)
-    layer(p + "quant_conv", 8, 8, 1, 1)
-    layer(p + "post_quant_conv", 4, 4, 1, 1)
+    if quant:
+        layer(p + "quant_conv", 2 * z, 2 * z, 1, 1)
+        layer(p + "post_quant_conv", z, z, 1, 1)
 
 
-def clip_l(p, d=768, layers=12):
-    p += "transformer.text_model."
+def mmdit(p, depth=24, text=4096, pooled=2048, side=192):
+    """SD3 (backend/nn/mmditx.py): as wide as 64 times its depth."""
+    d = 64 * depth
+    layer(p + "x_embedder.proj", d, 16, 2, 2)
+    add(p + "pos_embed", (1, side * side, d), "p")
+    for name, width in (("t_embedder.mlp", 256), ("y_embedder.mlp", pooled)):
+        layer(f"{p}{name}.0", d, width)
+        layer(f"{p}{name}.2", d, d)
+    layer(p + "context_embedder", d, text)
+    for i in range(depth):
+        for stream in ("context_block", "x_block"):
+            b = f"{p}joint_blocks.{i}.{stream}"
+            whole = stream == "x_block" or i != depth - 1
+            layer(b + ".attn.qkv", 3 * d, d)
+            layer(b + ".adaLN_modulation.1", (6 if whole else 2) * d, d)
+            if whole:
+                layer(b + ".attn.proj", d, d)
+                layer(b + ".mlp.fc1", 4 * d, d)
+                layer(b + ".mlp.fc2", d, 4 * d)
+    layer(p + "final_layer.linear", 64, d)
+    layer(p + "final_layer.adaLN_modulation.1", 2 * d, d)
+
+
+def t5_norms(p, d=4096, layers=24):
+    for i in range(layers):
+        add(f"{p}encoder.block.{i}.layer.0.layer_norm.weight", (d,), "n")
+    add(p + "encoder.final_layer_norm.weight", (d,), "n")
+
+
+def clip_l(p, d=768, layers=12, projected=False):
+    p += "transformer."
+    if projected:
+        add(p + "text_projection.weight", (d, d), "w")
+    p += "text_model."
     add(p + "embeddings.position_ids", (1, 77), "ids")
     add(p + "embeddings.token_embedding.weight", (49408, d), "w")
     add(p + "embeddings.position_embedding.weight", (77, d), "w")
@@ -202,23 +243,41 @@ def make(key, shape, kind, salt):
     if kind in CONSTANT:
         return torch.full(shape, CONSTANT[kind], dtype=torch.float16)
     g = torch.Generator().manual_seed(zlib.crc32(key.encode()) + salt)
-    return torch.randn(shape, generator=g).mul_(math.prod(shape[1:]) ** -0.5).half()
+    deviation = 0.5 if kind == "p" else math.prod(shape[1:]) ** -0.5
+    return torch.randn(shape, generator=g).mul_(deviation).half()
+
+
+def dtype_of(key):
+    """safetensors' name of the type, and it."""
+    if SPEC[key][1] == "ids":
+        return "I64", torch.int64
+    fp8 = key.startswith(tuple(FP8))
+    return ("F8_E4M3", torch.float8_e4m3fn) if fp8 else ("F16", torch.float16)
 
 
 def describe(family: str) -> None:
     """Fill SPEC with ``family``; the counts are those of the published models."""
     SPEC.clear()
+    FP8.clear()
     if family == "sd15":
         unet("model.diffusion_model.", (1, 2, 4, 4), (1, 1, 1, 0), 1, 768, False)
         clip_l("cond_stage_model.")
-        wanted = 859_520_964 + 83_653_863 + 123_060_480
+        wanted = 859_520_964 + 123_060_480
+    elif family == "sd3":
+        FP8.update(("model.", "text_encoders.t5xxl."))
+        mmdit("model.diffusion_model.")
+        clip_l("text_encoders.clip_l.", projected=True)
+        clip_l("text_encoders.clip_g.", 1280, 32, projected=True)
+        t5_norms("text_encoders.t5xxl.transformer.")
+        wanted = 2_028_328_000 + 123_650_304 + 694_659_840 + 25 * 4096
     else:
         unet("model.diffusion_model.", (1, 2, 4), (0, 2, 10), 10, 2048, True, adm=2816)
         clip_l("conditioner.embedders.0.")
         clip_g("conditioner.embedders.1.")
-        wanted = 2_567_463_684 + 83_653_863 + 123_060_480 + 694_659_841
-    vae("first_stage_model.")
-    found = sum(math.prod(shape) for shape, kind in SPEC.values() if kind != "ids")
+        wanted = 2_567_463_684 + 123_060_480 + 694_659_841
+    vae("first_stage_model.", **({"z": 16, "quant": False} if family == "sd3" else {}))
+    wanted += 83_819_683 if family == "sd3" else 83_653_863
+    found = sum(math.prod(shape) for shape, kind in SPEC.values() if kind not in ("ids", "p"))
     assert found == wanted, (found, wanted)
 
 
@@ -226,9 +285,9 @@ def write(path: Path, salt: int) -> None:
     """Write SPEC as safetensors, under another name until it is whole."""
     header, at = {}, 0
     for key in sorted(SPEC):
-        shape, kind = SPEC[key]
-        size = math.prod(shape) * (8 if kind == "ids" else 2)
-        dtype = "I64" if kind == "ids" else "F16"
+        shape = SPEC[key][0]
+        dtype, known = dtype_of(key)
+        size = math.prod(shape) * known.itemsize
         header[key] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     raw = json.dumps(header, separators=(",", ":")).encode()
@@ -237,7 +296,8 @@ def write(path: Path, salt: int) -> None:
     with partial.open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for key in sorted(SPEC):
-            file.write(make(key, *SPEC[key], salt).contiguous().view(-1).view(torch.uint8).numpy())
+            tensor = make(key, *SPEC[key], salt).to(dtype_of(key)[1]).contiguous()
+            file.write(tensor.view(-1).view(torch.uint8).numpy())
     os.replace(partial, path)
 
 

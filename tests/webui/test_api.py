@@ -35,7 +35,7 @@ class Library:
 
 
 class Adapter:
-    name = "fake"
+    name, draws_transformers = "fake", True
     facts = ModelFacts(FAMILIES["sdxl"], "tiny.safetensors")
 
     def loaded_model(self):
@@ -258,3 +258,29 @@ def test_the_report_over_http(client, modules, caplog):
     assert found["log"][-1].endswith(" a decision")
     assert found["model"]["checkpoint"] == "tiny.safetensors"
     assert "secret" not in json.dumps(found)
+
+
+def test_a_transformer_is_told_by_its_one_ratio(client):
+    body = {"height": 512, "width": 512, "model": "flux-dev", "settings": {"ratios": "set"}}
+    answer = client.post("/crdiff/v1/resolve", json=body).json()
+    assert (answer["act"], answer["code"], answer["family"]) == (True, "set", "flux-dev")
+    assert answer["sentence"] == "FLUX dev 512x512: ratio 0.3 (set by hand)"
+    assert answer["ratios"] == {"down": 0.3, "mid": 0.3, "up": 0.3}
+    body["settings"] = {}
+    answer = client.post("/crdiff/v1/resolve", json=body).json()
+    assert (answer["act"], answer["code"]) == (False, "no-stored")
+    body["settings"] = {"down": 0.1}
+    refused = client.post("/crdiff/v1/resolve", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        "FLUX dev has one ratio for all layers: give one number, such as 0.1 for down, mid and up "
+        "alike, and not 0.1 / 0.3 / 0.3"
+    )
+
+
+def test_a_transformer_where_they_are_not_supported(client, adapter):
+    adapter.draws_transformers = False
+    body = {"height": 512, "width": 512, "model": "sd3", "settings": {"ratios": "set"}}
+    answer = client.post("/crdiff/v1/resolve", json=body).json()
+    assert (answer["act"], answer["code"]) == (False, "refused")
+    assert answer["sentence"] == "SD3 is not supported in this WebUI"

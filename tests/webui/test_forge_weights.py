@@ -175,8 +175,8 @@ def test_an_unknown_architecture_is_refused(world):
     assert "no layer that CR-Diff knows" in job.said[0]
 
 
-def test_flux_is_refused_with_the_same_notice(world):
-    """The core knows the names of its layers (backend/nn/flux.py); a host draws it densely."""
+def test_a_transformer_without_the_rest_of_flux_is_refused(world):
+    """It has FLUX' names, as Chroma and FLUX.2 do: see test_forge_transformers.py for FLUX."""
 
     class Flux(UNet):
         def named_modules(self, *args, **kwargs):
@@ -188,7 +188,7 @@ def test_flux_is_refused_with_the_same_notice(world):
     host = world(Flux())
     _, job, passes = run(host)
     assert pattern(passes) == "dd"
-    assert "no layer that CR-Diff knows" in job.said[0]
+    assert "it is a transformer of another structure" in job.said[0]
 
 
 def test_damaged_weights_end_in_a_dense_image_that_does_not_claim_more(world):

@@ -389,3 +389,14 @@ def _defines(node):
     if isinstance(node, ast.Assign):
         return {target.id for target in node.targets if isinstance(target, ast.Name)}
     return set()
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux-dev"])
+def test_a_transformers_ratio_comes_back_from_its_infotext(family):
+    by_hand = Settings(ratios="0.125")
+    square = [Stretch("first", family, 512, 512)]
+    job, ran = generate(by_hand, square)
+    params = written(job)
+    assert {ratios for ratios, _ in ran} == {Ratios(0.125, 0.125, 0.125)}
+    assert params[infotext.RATIOS] == "0.125/0.125/0.125"
+    assert again(params, square, ()) == ran

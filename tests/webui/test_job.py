@@ -162,8 +162,25 @@ def test_latent_size_is_height_then_width():
 
 @pytest.mark.parametrize("family", ["sd3", "sd35-medium", "flux-dev", "flux-schnell"])
 @pytest.mark.parametrize("size", [(1024, 1024), (512, 512)])
-def test_a_transformer_is_refused_in_a_host_whatever_its_size(family, size):
+def test_a_transformer_that_a_host_refuses(family, size):
     facts = ModelFacts(FAMILIES[family], "x", refused="this model is not supported")
-    for settings in (Settings(), Settings(mode="always", ratios=Ratios(0.1, 0.1, 0.1))):
+    for settings in (
+        Settings(mode="always", ratios=Ratios(0.1, 0.1, 0.1)),
+        Settings(mode="always", ratios=Ratios(0.1, 0.2, 0.1)),
+    ):
         decision = decide_for(settings, [], facts, size)
         assert (decision.act, decision.code) == (False, "refused")
+
+
+def test_unequal_ratios_for_a_transformer_are_told_once_and_make_the_api_fail():
+    said, failed = [], []
+    settings = Settings(ratios=Ratios(0.1, 0.2, 0.1))
+    job = Job(settings, [], say=said.append, fail=failed.append)
+    model = Model("flux-dev")
+    for _ in range(3):
+        record = job.record("first", model, model.facts, (512, 512), source=Source)
+    sentence = "FLUX dev has one ratio for all layers: give one number, such as 0.1 for down, mid"
+    assert (record.actor, record.decision.code) == (None, "unequal")
+    assert len(said) == len(failed) == 1
+    assert failed[0].startswith(sentence)
+    assert said[0].endswith("this image is finished without CR-Diff")

@@ -245,3 +245,25 @@ def test_one_initial_image_for_any_batch(world):
     with pytest.raises(fastapi.HTTPException) as refused:
         world.run(world.p(is_api=True, init_images=several), **ASKED)
     assert "give one" in refused.value.detail
+
+
+@pytest.mark.parametrize("args", [arguments(ratios="set"), arguments()])
+def test_a_transformers_one_ratio_is_searched(world, args):
+    """Set by hand, or what is on the sliders: nothing is stored for it."""
+    world.model = Model("flux-dev")
+    made = world.run(world.p(args=args), **ASKED)
+    asked = [q.crdiff_job.settings for q in world.drawn[2:]]
+    assert asked[0].ratios == Ratios(0.3, 0.3, 0.3)
+    assert len({(settings.ratios, settings.k) for settings in asked}) == 5
+    assert len({settings.ratios for settings in asked}) > 1
+    assert all(settings.ratios.shared is not None for settings in asked)
+    assert len(made.images) == 12
+
+
+@pytest.mark.parametrize("args", [arguments(ratios="set", mid=0.1), arguments(mid=0.1)])
+def test_a_transformer_with_unequal_ratios_is_not_searched(world, args):
+    world.model = Model("sd3")
+    with pytest.raises(fastapi.HTTPException) as refused:
+        world.run(world.p(is_api=True, args=args), **ASKED)
+    assert "SD3 has one ratio for all layers" in refused.value.detail
+    assert world.drawn == []

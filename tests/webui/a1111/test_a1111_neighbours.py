@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
+from crdiff_ext import dit_shapes
 from tests.webui.a1111.bench import RATIOS, Bench, by_hand, counts
 from tests.webui.fakes import a1111 as fake
+from tests.webui.fakes.transformers import FINGERPRINTS, SD3
 
 # Unsupported models, and 1.10
 
@@ -31,6 +34,18 @@ def test_sd3_of_1_10_is_dense_with_one_notice(bench: Bench) -> None:
     assert torch.equal(bench.host.sample(p), off)
     assert [record.decision.code for record in job.records] == ["refused"]
     assert len(bench.said) == 1
+
+
+def test_sd3_is_refused_here_though_the_core_knows_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a native size, not unequal ratios, nothing else is said of it: it can't be pruned."""
+    monkeypatch.setitem(dit_shapes.KNOWN, FINGERPRINTS["sd3"], "sd3")
+    bench.host.model_data.sd_model = fake.SD3Inferencer(bench.host.networks, SD3())
+    facts = bench.adapter.loaded_model()
+    assert facts.family.name == "unknown"
+    assert "not supported" in facts.refused
+    assert bench.adapter.draws_transformers is False
 
 
 def test_an_inferencer_that_bypasses_model_forward_is_caught_too(bench: Bench) -> None:

@@ -76,6 +76,7 @@ class UNet(torch.nn.Module):
     """backend/nn/unet.py: pops residuals off ``control``, writes into ``transformer_options``."""
 
     layer_type: Any = Linear
+    channels, prediction_type = 4, "epsilon"  # of latents; as the predictor calls it
 
     def __init__(self, seed: int = 0, dtype=torch.float32, manual_cast: bool = False) -> None:
         super().__init__()
@@ -125,12 +126,13 @@ class KModel(torch.nn.Module):
         super().__init__()
         self.diffusion_model = unet
         self.computation_dtype = torch.float32
-        self.predictor = types.SimpleNamespace(prediction_type="epsilon")
+        self.predictor = types.SimpleNamespace(prediction_type=unet.prediction_type)
         self.lora_loader = LoraLoader(self)
 
     def apply_model(self, x, t, c_crossattn=None, control=None, transformer_options=None, **kwargs):
         sigma = t.view(-1, 1, 1, 1)
-        model_input = x / (sigma**2 + 1) ** 0.5
+        flows = self.predictor.prediction_type == "const"  # SD3, FLUX (calculate_input)
+        model_input = x if flows else x / (sigma**2 + 1) ** 0.5
         output = self.diffusion_model(
             model_input, t, c_crossattn, control=control, transformer_options=transformer_options
         )

@@ -182,7 +182,9 @@ class Host:
         """process_images_inner: one batch of one image, seed 0."""
         self._reset(p.sd_model)
         self._run_hooks(p)
-        x = self._sample(p, torch.randn(1, 4, 4, 8, generator=torch.Generator().manual_seed(0)))
+        channels = p.sd_model.forge_objects.unet.model.diffusion_model.channels
+        x = torch.randn(1, channels, 4, 8, generator=torch.Generator().manual_seed(0))
+        x = self._sample(p, x)
         if p.hires:
             p.is_hr_pass = True
             self._run_hooks(p)  # processing.py:1510, before the reset

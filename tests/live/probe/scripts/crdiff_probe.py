@@ -31,6 +31,8 @@ from safetensors.torch import load_file, save_file
 MID_LAYERS = (
     "middle_block.1.transformer_blocks.0.attn1.to_q",
     "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+    "joint_blocks.12.x_block.mlp.fc1",  # SD3
+    "double_blocks.9.img_mlp.0",  # FLUX
 )
 ON_THE_FLY = importlib.util.find_spec("backend") is not None  # Forge's backend/operations.py
 ZEROS = 0.04  # share of zeros in a weight from which on it counts as pruned
