@@ -81,12 +81,15 @@ class LazyWeight:
     """A PrunableWeight whose tensor is read from the checkpoint each time it is asked for.
 
     At any moment only the tensors that the core is at work on are mapped: one pool at most.
+    ``part`` of ``parts``: which equal share of the stored matrix' rows it is.
     """
 
     name: str
     canonical: str
     group: str
     checkpoint: Checkpoint
+    part: int = 0
+    parts: int = 1
 
     @property
     def pool(self) -> str:
@@ -96,24 +99,18 @@ class LazyWeight:
     @property
     def tensor(self) -> torch.Tensor:
         """The weight [out, in], mapped from the file."""
-        return self.checkpoint.tensor(self.name)
+        return self.checkpoint.tensor(self.name).chunk(self.parts)[self.part]
 
 
 def lazy_weights(checkpoint: Checkpoint) -> list[PrunableWeight]:
-    """The checkpoint's prunable weights, sorted by canonical name, none of them read yet.
-
-    Raises CRDiffError where several are one matrix (SD3.5 medium's single file).
-    """
-    for name, parsed in prunable_names(checkpoint.infos).items():
-        if len(parts_of(parsed.canonical)) > 1:
-            raise CRDiffError(
-                f"{name} holds query, key and value of attn2 in one matrix, where each has a "
-                "threshold of its own: give the model as a diffusers folder"
-            )
-    return [
-        cast(PrunableWeight, LazyWeight(name, parsed.canonical, parsed.group, checkpoint))
+    """The checkpoint's prunable weights, sorted by canonical name, none of them read yet."""
+    found = [
+        LazyWeight(name, canonical, parsed.group, checkpoint, part, len(parts))
         for name, parsed in prunable_names(checkpoint.infos).items()
+        for parts in [parts_of(parsed.canonical)]
+        for part, canonical in enumerate(parts)
     ]
+    return [cast(PrunableWeight, weight) for weight in sorted(found, key=lambda w: w.canonical)]
 
 
 def inspect_checkpoint(

@@ -64,14 +64,11 @@ def run(args: argparse.Namespace) -> int:
     )
     store = Store(args.out)
     workshop = open_workshop(config, args.reward, args.reward_weights)
-    if workshop.family.is_dit:
-        raise CRDiffError(
-            f"refinement moves three ratios, and {workshop.family.label} has one: use crdiff "
-            "search --uniform"
-        )
     start, origin = _start(args, workshop)
     seeds = [image_seed(args.seed, i) for i in range(args.seeds + args.fresh)]
-    search = Refinement(start, seeds[: args.seeds], args.budget, not args.fix_k, args.seed)
+    judged_by = seeds[: args.seeds]
+    one = workshop.family.is_dit  # ratio for all layers
+    search = Refinement(start, judged_by, args.budget, not args.fix_k, args.seed, one)
     shots = [Shot(args.prompt, seed) for seed in seeds]
     judging = workshop.objective(shots[: args.seeds], store)
     checking = workshop.objective(shots[args.seeds :], store)
@@ -126,7 +123,9 @@ def _start(args: argparse.Namespace, workshop: Workshop) -> tuple[State, str]:
 
     if args.ratios is not None:
         k = K_DEFAULT if args.k is None else args.k
-        return State(Ratios.parse(args.ratios), k).rounded(), "as given"
+        ratios = Ratios.parse(args.ratios)
+        workshop.family.check(ratios)
+        return State(ratios, k).rounded(), "as given"
     stored = stored_presets(args.presets)
     decision = choose(workshop.family, workshop.size, stored, k=args.k, mode="always")
     if decision.act and decision.ratios is not None:

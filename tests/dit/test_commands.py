@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from crdiff_ext import dit_shapes
 from crdiff_ext.blocks import prunable_parameters
 from crdiff_ext.pruning import make_plan, report
 from crdiff_ext.settings import Ratios
@@ -110,15 +111,31 @@ def test_inspect_refuses(folders: dict[str, Path], tmp_path: Path, capsys: Any) 
     words = ["inspect", str(folders["sd3"]), "--ratios", "0.3/0.2/0.1"]
     assert main(words) == 2
     assert "SD3 has one ratio for all layers: give one number" in capsys.readouterr().err
+
+
+def test_inspect_of_a_fused_second_attention(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SD3.5 medium's single file: query, key and value in one matrix, a threshold for each."""
     state = sd3_transformer(dual=True).state_dict()
     renamed = original_names(state, "sd3")
+    block = "model.diffusion_model.joint_blocks.0.x_block.attn2"
     parts = [state[f"transformer_blocks.0.attn2.to_{x}.weight"] for x in "qkv"]
-    renamed["model.diffusion_model.joint_blocks.0.x_block.attn2.qkv.weight"] = torch.cat(parts)
-    save_file(renamed, tmp_path / "sd35.safetensors")
-    assert main(["inspect", str(tmp_path / "sd35.safetensors")]) == 2
-    said = capsys.readouterr().err
-    assert "attn2 in one matrix, where each has a threshold of its own" in said
-    assert said.count("\n") == 1
+    renamed[f"{block}.qkv.weight"] = torch.cat(parts)
+    renamed[f"{block}.proj.weight"] = state["transformer_blocks.0.attn2.to_out.0.weight"]
+    for n in range(2):
+        name = f"model.diffusion_model.joint_blocks.{n}.x_block.attn.ln_q.weight"
+        renamed[name] = state[f"transformer_blocks.{n}.attn.norm_q.weight"]
+    shape = dit_shapes.fingerprint({name: tuple(t.shape) for name, t in state.items()})
+    assert shape is not None
+    monkeypatch.setitem(dit_shapes.KNOWN, shape, "sd35-medium")
+    file = tmp_path / "sd35.safetensors"
+    save_file(renamed, file)
+    found = inspected(capsys, file, "--size", "512x512", "--ratios", RATIO)
+    weights = prunable_parameters(state)
+    wanted = report(weights, make_plan(weights, Ratios(RATIO, RATIO, RATIO))).to_dict()
+    assert len(wanted["groups"]) == 8
+    assert {key: found[key] for key in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -129,7 +146,10 @@ def test_inspect_refuses(folders: dict[str, Path], tmp_path: Path, capsys: Any) 
             "crdiff export is for",
         ),
         (["bench", "--model", "MODEL", "--device", "cpu"], "crdiff bench is for"),
-        (["refine", "a cat", "--size", "64x64", "--model", "MODEL"], "refinement moves three"),
+        (
+            ["refine", "a cat", "--size", "64x64", "--model", "MODEL", "--ratios", "0.3/0.2/0.1"],
+            "SD3 has one ratio for all layers",
+        ),
     ],
 )
 def test_commands_for_unets_say_so(
@@ -195,6 +215,20 @@ def test_search_of_one_ratio(
     assert len(states) >= 3
     assert all(len(set(one)) == 1 for one in ratios)
     assert {0.0, 0.25} <= {one[0] for one in ratios}
+
+
+def test_refining_one_ratio(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward_is_brightness(monkeypatch)
+    words = ["refine", "a cat", "--size", "64x64", "--model", str(folders["sd3"])]
+    words += ["--budget", "8", "--seeds", "2", "--fresh", "0", "--steps", "1"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "refine.json").read_text())
+    states = found["rounds"]
+    assert len(states) == 4
+    assert all(state["down"] == state["mid"] == state["up"] for state in states)
+    assert len({(state["down"], state["k"]) for state in states}) == 4
 
 
 # Table 3
