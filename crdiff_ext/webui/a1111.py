@@ -40,7 +40,7 @@ class A1111Adapter:
     """See ``hosts.Adapter``. It has no state: a generation's is on its ``p`` and its denoiser."""
 
     name = "A1111"
-    draws_transformers = False
+    transformers: frozenset[str] = frozenset()
 
     def install(self) -> None:
         """Wrap the denoiser and register the callback; harmless to repeat."""

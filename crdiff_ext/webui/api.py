@@ -183,7 +183,7 @@ def _facts(model: object, adapter: Adapter) -> ModelFacts:
     if not isinstance(model, str) or model not in FAMILIES:
         raise CRDiffError(f"model {model!r} is not known: use one of {', '.join(FAMILIES)}")
     family = FAMILIES[model]
-    here = adapter.draws_transformers or not family.is_dit
+    here = family.name in adapter.transformers or not family.is_dit
     refused = None if here else f"{family.label} is not supported in this WebUI"
     return ModelFacts(family, "", refused)
 

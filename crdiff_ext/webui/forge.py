@@ -17,17 +17,19 @@ from __future__ import annotations
 import importlib
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..amplify import Place, reuse_interval
+from ..families import FAMILIES
 from .actor import Actor
 from .forge_models import Models
 from .forge_online import find_online, first_module
 from .forge_weights import ForgeWeights, copy_bytes
+from .hosts import there
 from .job import Job, ModelFacts, decide_for, latent_size
 
 logger = logging.getLogger("crdiff")
@@ -81,7 +83,6 @@ class ForgeAdapter:
     """The adapter for hosts whose models carry a patchable UNet."""
 
     name = "Forge"
-    draws_transformers = True
 
     def __init__(self) -> None:
         self._callbacks = importlib.import_module("modules.script_callbacks")
@@ -90,6 +91,7 @@ class ForgeAdapter:
         )
         self._samplers = first_module("modules.sd_samplers_common")
         self._online = find_online()
+        self.transformers = _transformers()
         self._models = Models(importlib.import_module("modules.sd_models"), self._online)
         self._installed = False
 
@@ -225,7 +227,9 @@ class ForgeAdapter:
             lambda: self._models.facts_of(sd_model, info),
             size,
             refiner,
-            lambda: ForgeWeights(unet.model, unet.load_device, self._online, memory),
+            lambda: ForgeWeights(
+                unet.model, unet.load_device, self._online, memory, _loras_of(sd_model)
+            ),
         )
         for other in job.records:
             if other is not record and other.actor is not None:
@@ -253,6 +257,22 @@ def _own(c: dict[str, Any]) -> dict[str, Any]:
             for name, items in c["control"].items()
         }
     return own
+
+
+def _transformers() -> frozenset[str]:
+    """The families of transformers whose networks this host has (backend/nn)."""
+    networks = {"sd3": "backend.nn.mmditx", "sd35": "backend.nn.mmditx", "flux": "backend.nn.flux"}
+    return frozenset(
+        name
+        for name, family in FAMILIES.items()
+        if family.is_dit and there(networks[name.partition("-")[0]])
+    )
+
+
+def _loras_of(sd_model: Any) -> Callable[[], Hashable]:
+    """Tells the files and strengths of the LoRAs (extensions-builtin/sd_forge_lora/networks.py)."""
+    alive = weakref.ref(sd_model)
+    return lambda: getattr(alive(), "current_lora_hash", None)
 
 
 def _slot(unet: Any) -> Any:

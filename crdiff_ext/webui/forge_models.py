@@ -89,9 +89,9 @@ def is_compiled(model: Any) -> bool:
 def _unless_it_edits(facts: ModelFacts, info: Any) -> ModelFacts:
     """Refused if it is FLUX Kontext, whose shapes are FLUX dev's.
 
-    Forge Neo knows it by the file's name too (``forge_loader`` of backend/loader.py).
+    Forge Neo knows it by its file's path too (``forge_loader`` of backend/loader.py).
     """
-    named = "kontext" in Path(str(getattr(info, "filename", ""))).name.lower()
+    named = "kontext" in str(getattr(info, "filename", "")).lower()
     if not named or not facts.family.is_dit or facts.refused is not None:
         return facts
     return replace(facts, refused="this model is not supported: FLUX Kontext edits images")

@@ -32,6 +32,7 @@ UNKNOWN_TRANSFORMER = (
     "dev and FLUX schnell have"
 )
 _SAMPLES = 16
+_GOLDEN = (5**0.5 - 1) / 2
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _FLOAT16 = (torch.float16, torch.bfloat16)
 
@@ -47,15 +48,22 @@ class ForgeWeights:
         device: where it computes.
         online: what the host can do besides plain weights.
         memory: as in ``weights.py``, for plain weights; others are masked at each forward.
+        loras: which LoRAs are merged, for a model without a ``lora_loader`` (Forge Neo).
     """
 
     def __init__(
-        self, model: Any, device: torch.device, online: Online | None, memory: str = "auto"
+        self,
+        model: Any,
+        device: torch.device,
+        online: Online | None,
+        memory: str = "auto",
+        loras: Callable[[], Hashable] = lambda: None,
     ) -> None:
         self._model = weakref.ref(model, self._forget)
         self._device = device
         self._online = online
         self._memory = memory
+        self._loras = loras
         self._found: list[PrunableLayer] | None = None
         self._swapper: tuple[PrunePlan, float, PrunedWeights] | None = None
         self._seen: dict[str, tuple[weakref.ref[torch.Tensor], int | None, bytes]] = {}
@@ -69,6 +77,7 @@ class ForgeWeights:
         """
         owner = self._unet_owner()
         loader = getattr(owner, "lora_loader", None)
+        loras = self._loras() if loader is None else getattr(loader, "loaded_hash", None)
         digest = hashlib.blake2b(digest_size=16)
         for layer in self._layers():
             module: Any = layer.module
@@ -77,7 +86,7 @@ class ForgeWeights:
                 digest.update(repr(self._online.mark(owner, module)).encode())
             if _scale(module) is not None:
                 digest.update(self._sample(f"{layer.name}.scale", module.scale_weight))
-        return getattr(loader, "loaded_hash", None), str(self._compute_dtype()), digest.digest()
+        return loras, str(self._compute_dtype()), digest.digest()
 
     def settled(self, known: Callable[[], bool]) -> bool:
         """Always.
@@ -175,8 +184,10 @@ class ForgeWeights:
             return known[2]
         stored = quantized(weight)
         flat = (weight if stored is None else stored).detach().data.reshape(-1)
-        some = flat[:: max(1, flat.numel() // _SAMPLES)].contiguous().view(torch.uint8)
-        taken = bytes(some.cpu().tolist()) + f"{weight.dtype}{tuple(weight.shape)}".encode()
+        at = torch.tensor(_places(flat.numel()), device=flat.device)
+        # As bytes, because not every type can be indexed.
+        some = flat.view(torch.uint8).reshape(flat.numel(), -1)[at]
+        taken = bytes(some.flatten().tolist()) + f"{weight.dtype}{tuple(weight.shape)}".encode()
         self._seen[name] = (weakref.ref(weight), version, taken)
         return taken
 
@@ -197,6 +208,11 @@ class ForgeWeights:
                 if threshold is not None:
                     stack.callback(online.add(layer.module, threshold, factor))
             yield
+
+
+def _places(count: int) -> list[int]:
+    """Some of ``count`` places, in rows and columns of their own in a matrix of any shape."""
+    return [int(count * ((n * _GOLDEN) % 1)) for n in range(1, _SAMPLES + 1)]
 
 
 def is_exact_cast(stored: torch.dtype, computed: torch.dtype | None) -> bool:

@@ -15,8 +15,8 @@ class Adapter(Protocol):
     name: str
     """For reports; no logic may depend on it."""
 
-    draws_transformers: bool
-    """Whether SD3 and FLUX are supported here."""
+    transformers: frozenset[str]
+    """Families of diffusion transformers that are supported here."""
 
     def install(self) -> None:
         """Register callbacks and patches; harmless to repeat."""
@@ -34,11 +34,12 @@ class Adapter(Protocol):
 def has_unet_patcher() -> bool:
     """Whether models carry a patchable UNet (the Forge family)."""
     return any(
-        _there(name) for name in ("backend.patcher.unet", "ldm_patched.modules.model_patcher")
+        there(name) for name in ("backend.patcher.unet", "ldm_patched.modules.model_patcher")
     )
 
 
-def _there(module: str) -> bool:
+def there(module: str) -> bool:
+    """Whether the host has a module, without importing it."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # a parent package is missing, or is no package

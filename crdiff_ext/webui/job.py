@@ -16,6 +16,7 @@ import torch
 
 from ..amplify import Amplifier, Window
 from ..decide import Decision, decide
+from ..errors import CRDiffError
 from ..families import Family
 from ..presets import Preset
 from ..settings import Settings
@@ -61,8 +62,8 @@ class Record:
 
     @property
     def failed(self) -> bool:
-        """Whether an error ended the acting before the stretch did."""
-        return self.actor is not None and self.actor.failed
+        """Whether an error ended the acting before the stretch did, or kept it from beginning."""
+        return self.decision.code == "unequal" or (self.actor is not None and self.actor.failed)
 
 
 @dataclass(eq=False)
@@ -76,6 +77,7 @@ class Job:
         fail: what an error in the middle of sampling does besides: raise, or nothing.
         log: keeps each decision and notice for a problem report.
         began: called after the first pruned pass of each stretch.
+        hires: a hires pass of the same model follows the first.
         records: each stretch so far, in order.
     """
 
@@ -85,6 +87,7 @@ class Job:
     fail: Callable[[str], None] = lambda sentence: None
     log: Callable[[str], None] = lambda sentence: None
     began: Callable[[], None] = lambda: None
+    hires: bool = False
     records: list[Record] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
     _by_place: dict[Hashable, tuple[weakref.ref[Any], Record]] = field(default_factory=dict)
@@ -114,6 +117,9 @@ class Job:
             return known[1]
         found = facts()
         decision = decide_for(self.settings, self.presets, found, size, part, refiner)
+        if part == "first" and self.hires and decision.act:
+            sentence = why_not_hires(self.settings, found.family)
+            decision = inactive(decision, sentence, "unequal") if sentence else decision
         logger.info("%s", decision.sentence)
         self.log(decision.sentence)
         if decision.code == "refused":
@@ -173,6 +179,17 @@ def decide_for(
     if refiner and not chosen.refiner and decision.act:
         return inactive(decision, "not after the refiner switch, as set", "refiner-off")
     return decision
+
+
+def why_not_hires(settings: Settings, family: Family) -> str:
+    """What is wrong with the hires pass' own ratios for a model of ``family``; empty if nothing."""
+    chosen = settings.for_pass("hires")
+    if chosen.mode != "off" and chosen.ratios is not None:
+        try:
+            family.check(chosen.ratios)
+        except CRDiffError as error:
+            return f"hires pass: {error}"
+    return ""
 
 
 def inactive(decision: Decision, sentence: str, code: str) -> Decision:

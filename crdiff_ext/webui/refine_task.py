@@ -12,9 +12,9 @@ from ..presets import Preset
 from ..refine import Refinement, Round
 from ..schedule import State
 from ..settings import K_DEFAULT, Ratios, Settings
-from . import arguments
+from . import arguments, session
 from .hosts import Adapter
-from .job import ModelFacts, decide_for
+from .job import ModelFacts, decide_for, why_not_hires
 from .library import Library
 from .refine_arguments import Request
 from .rounds import BadStart, Drawn, Failed, Rounds, Stopped
@@ -84,6 +84,9 @@ def where_to_start(task: Task, facts: ModelFacts, presets: Sequence[Preset]) -> 
         native = '; to refine it all the same, set "when to act" to always'
         hint = native if decision.code == "native" else ""
         raise CRDiffError(f"nothing to refine: {decision.sentence}{hint}")
+    sentence = why_not_hires(settings, facts.family) if session.same_model_hires(task.p) else ""
+    if sentence:
+        raise CRDiffError(sentence)
     if settings.ratios is not None:
         facts.family.check(settings.ratios)
         return State(settings.ratios, settings.k)

@@ -49,12 +49,19 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
     if settings.mode != "off":
         report.asked(settings)
         job = Job(settings, library.presets(), say=_comments(p), log=report.remember)
+        job.hires = same_model_hires(p)
         if getattr(p, "is_api", False):
             job.fail = answer
         # At once, for images that the host saves before the hires pass (modules/processing.py).
         job.began = _writes(p, job)
         p.crdiff_job = job
         _JOBS.add(job)
+
+
+def same_model_hires(p: Any) -> bool:
+    """Whether a hires pass will be drawn with the first pass' model."""
+    other = getattr(p, "hr_checkpoint_name", None) not in (None, "", "Use same checkpoint")
+    return bool(getattr(p, "enable_hr", False)) and not other
 
 
 def _writes(p: Any, job: Job) -> Callable[[], None]:

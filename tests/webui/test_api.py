@@ -35,7 +35,7 @@ class Library:
 
 
 class Adapter:
-    name, draws_transformers = "fake", True
+    name, transformers = "fake", frozenset({"flux-dev", "sd3"})
     facts = ModelFacts(FAMILIES["sdxl"], "tiny.safetensors")
 
     def loaded_model(self):
@@ -279,7 +279,7 @@ def test_a_transformer_is_told_by_its_one_ratio(client):
 
 
 def test_a_transformer_where_they_are_not_supported(client, adapter):
-    adapter.draws_transformers = False
+    adapter.transformers = frozenset({"flux-dev"})
     body = {"height": 512, "width": 512, "model": "sd3", "settings": {"ratios": "set"}}
     answer = client.post("/crdiff/v1/resolve", json=body).json()
     assert (answer["act"], answer["code"]) == (False, "refused")

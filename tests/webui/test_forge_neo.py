@@ -12,6 +12,7 @@ import torch
 from crdiff_ext.settings import Settings
 from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.forge_online import WeightFunctions, find_online
+from crdiff_ext.webui.forge_weights import _places
 from crdiff_ext.webui.hosts import show_notices
 from tests.webui.fakes import neo
 from tests.webui.fakes.forge_world import (
@@ -91,6 +92,25 @@ def test_plain_weights_and_a_merged_lora(world):
     assert torch.equal(run(host, None)[0], off)
     layers = [state[:3] + state[4:] for state in state_of(unet_of(host))]
     assert layers == [state[:3] + state[4:] for state in before]
+
+
+def test_a_merged_lora_that_no_sample_sees(world):
+    host = world()
+    run(host)
+    diff = torch.full((64,), 0.25)
+    diff[_places(64)] = 0
+    host.data.sd_model.use_lora({TO_Q: [1.0, ("diff", (diff.reshape(8, 8),)), 1.0, None, None]})
+    _, _, passes = run(host)
+    assert_same(passes[1], masked(passes[0]))
+    assert len(PLANS) == 2
+
+
+@pytest.mark.parametrize("shape", [(320, 320), (12288, 3072), (3072, 12288), (1280, 5120)])
+def test_samples_are_of_rows_and_columns_of_their_own(shape):
+    places = _places(shape[0] * shape[1])
+    assert len({place // shape[1] for place in places}) == len(places)
+    assert len({place % shape[1] for place in places}) >= len(places) - 1
+    assert all(0 <= place < shape[0] * shape[1] for place in places)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])

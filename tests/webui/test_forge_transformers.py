@@ -307,9 +307,10 @@ def test_another_structure_is_refused(world, change):
     assert job.acted() == []
 
 
-def test_kontext_is_known_by_its_name_alone(world):
+@pytest.mark.parametrize("place", ["flux1-dev-KONTEXT_fp8.safetensors", "Kontext/dev.safetensors"])
+def test_kontext_is_known_by_its_path_alone(world, place):
     host = world("flux-dev")
-    host.data.sd_model.sd_checkpoint_info.filename = "/models/flux1-dev-KONTEXT_fp8.safetensors"
+    host.data.sd_model.sd_checkpoint_info.filename = f"/models/{place}"
     off = run(host, None)[0]
     image, job, _ = run(host, ON)
     assert torch.equal(image, off)

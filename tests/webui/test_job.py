@@ -172,6 +172,25 @@ def test_a_transformer_that_a_host_refuses(family, size):
         assert (decision.act, decision.code) == (False, "refused")
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_unequal_hires_ratios_are_told_before_anything_is_drawn(follows):
+    failed = []
+    settings = Settings(
+        mode="always", ratios="0.2", hires="set", hires_ratios=Ratios(0.2, 0.3, 0.2)
+    )
+    job = Job(settings, [], fail=failed.append, hires=follows)
+    model = Model("flux-dev")
+    first = job.record("first", model, model.facts, (512, 512), source=Source)
+    assert (first.decision.act, first.failed, len(failed)) == (not follows, follows, int(follows))
+    if follows:
+        assert failed[0].startswith("hires pass: FLUX dev has one ratio for all layers")
+    second = job.record("hires", model, model.facts, (1024, 1024), source=Source)
+    assert (second.decision.code, second.failed) == ("unequal", True)
+    unet = Model("sd15")
+    job = Job(settings, [], fail=failed.append, hires=follows)
+    assert job.record("first", unet, unet.facts, (256, 256)).decision.act
+
+
 def test_unequal_ratios_for_a_transformer_are_told_once_and_make_the_api_fail():
     said, failed = [], []
     settings = Settings(ratios=Ratios(0.1, 0.2, 0.1))

@@ -267,3 +267,19 @@ def test_a_transformer_with_unequal_ratios_is_not_searched(world, args):
         world.run(world.p(is_api=True, args=args), **ASKED)
     assert "SD3 has one ratio for all layers" in refused.value.detail
     assert world.drawn == []
+
+
+@pytest.mark.parametrize(
+    ("more", "drawn"),
+    [({"enable_hr": True}, 0), ({"enable_hr": True, "hr_checkpoint_name": "other"}, 12), ({}, 12)],
+)
+def test_unequal_hires_ratios_are_refused_where_they_would_count(world, more, drawn):
+    world.model = Model("sd3")
+    args = arguments(ratios="set", hires_ratios="set", hires_mid=0.1)
+    if drawn:
+        assert len(world.run(world.p(is_api=True, args=args, **more), **ASKED).images) == drawn
+        return
+    with pytest.raises(fastapi.HTTPException) as refused:
+        world.run(world.p(is_api=True, args=args, **more), **ASKED)
+    assert "hires pass: SD3 has one ratio for all layers" in refused.value.detail
+    assert world.drawn == []

@@ -45,7 +45,7 @@ def test_sd3_is_refused_here_though_the_core_knows_it(
     facts = bench.adapter.loaded_model()
     assert facts.family.name == "unknown"
     assert "not supported" in facts.refused
-    assert bench.adapter.draws_transformers is False
+    assert bench.adapter.transformers == frozenset()
 
 
 def test_an_inferencer_that_bypasses_model_forward_is_caught_too(bench: Bench) -> None:

@@ -151,6 +151,7 @@ class NeoEngine(Engine):
 
     def __init__(self, name, unet):
         super().__init__(name, unet)
+        self.current_lora_hash = str([])
         self.forge_objects = ForgeObjects(NeoPatcher(KModel(unet)))
         self.forge_objects_after_applying_lora = self.forge_objects.shallow_copy()
 
@@ -158,6 +159,8 @@ class NeoEngine(Engine):
         unet = self.forge_objects_after_applying_lora.unet.clone()
         unet.patches = {key: [patch] for key, patch in (patches or {}).items()}
         unet.online, unet.patches_uuid = online, uuid.uuid4()
+        strengths = [patch[0] for patch in (patches or {}).values()]
+        self.current_lora_hash = str([file, strengths, online] if patches else [])
         self.forge_objects_after_applying_lora = ForgeObjects(unet)
 
 
