@@ -115,7 +115,13 @@ def loaded(make, is_flux: bool, dtype: torch.dtype, family: str):
     )
     info = types.SimpleNamespace(filename=f"{family}.safetensors", name_for_extra=family)
     objects = types.SimpleNamespace(unet=unet)
-    return types.SimpleNamespace(forge_objects=objects, sd_checkpoint_info=info), network
+    engine = Engine()
+    engine.forge_objects, engine.sd_checkpoint_info = objects, info
+    return engine, network
+
+
+class Engine:
+    """The host's model with all its parts (backend/diffusion_engine/base.py)."""
 
 
 class Processing:
