@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule
 from crdiff_ext.settings import Ratios
-from harness.commands.common import add_device, add_reward
+from harness.commands.common import GUIDANCE_HELP, add_device, add_reward
 
 if TYPE_CHECKING:
     from harness.config import RunConfig, Size
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--held-out", type=int, default=128, metavar="N", help="that confirm (default: 128)")
     add_reward(parser)
     add("--steps", type=int, default=10, help="sampling steps (default: 10)")
-    add("--guidance", type=float, help="(default: the model's own, else the authors' 7.5)")
+    add("--guidance", type=float, help=GUIDANCE_HELP)
     add("--seed", type=int, default=0, help="of the sampler and the images (default: 0)")
     how = parser.add_argument_group("how it is searched").add_argument
     how("--sampler", default="anneal", help="anneal (default), tpe, cmaes or gp")
