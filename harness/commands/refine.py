@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crdiff_ext.errors import CRDiffError
-from harness.commands.common import add_device, add_reward
+from harness.commands.common import GUIDANCE_HELP, STEPS_HELP, add_device, add_reward
 
 if TYPE_CHECKING:
     from crdiff_ext.refine import Refinement
@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fix-k", action="store_true", help="search the ratios only")
     add("--presets", type=Path, metavar="FILE", help="your stored ratios (see crdiff presets)")
     add_reward(parser)
-    add("--steps", type=int, help="(default: the model's own, else the authors' 30)")
-    add("--guidance", type=float, help="(default: the model's own, else the authors' 7.5)")
+    add("--steps", type=int, help=STEPS_HELP)
+    add("--guidance", type=float, help=GUIDANCE_HELP)
     add_device(parser)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from crdiff_ext.errors import CRDiffError
-from harness.config import AUTHORS_GUIDANCE, AUTHORS_STEPS, DTYPES, NOT_IN_PAPER, RunConfig, Size
+from harness.commands.common import DTYPE_HELP, GUIDANCE_HELP, STEPS_HELP
+from harness.config import DTYPES, RunConfig, Size
 from harness.method_names import known_names
 
 NEEDED = {
@@ -70,21 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prompt number i gets seed + i (default: 0); repeat, or separate by commas, for "
         "several images of each prompt",
     )
-    add(
-        "--steps",
-        type=int,
-        help=f"(default: the model's crdiff.json, else {AUTHORS_STEPS}: {NOT_IN_PAPER}; SD3 and "
-        "FLUX: their model card's)",
-    )
-    add(
-        "--guidance",
-        type=float,
-        help=f"(default: the model's crdiff.json, else {AUTHORS_GUIDANCE}: {NOT_IN_PAPER}; SD3 and "
-        "FLUX: their model card's)",
-    )
+    add("--steps", type=int, help=STEPS_HELP)
+    add("--guidance", type=float, help=GUIDANCE_HELP)
     add("--negative", metavar="TEXT", help="negative prompt (default: none)")
     add("--scheduler", help="default (the model's own), ddim, euler, ...")
-    add("--dtype", choices=DTYPES, help="(default: fp32 on a CPU, else fp16; FLUX: bf16)")
+    add("--dtype", choices=DTYPES, help=DTYPE_HELP)
     add("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     add("--batch", type=int, help="images drawn together (default: 1); part of an image's key")
     add("--config", type=Path, metavar="DIR", help="diffusers folder to read a single file with")

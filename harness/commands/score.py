@@ -82,22 +82,21 @@ def _names(given: Sequence[str] | None) -> list[str]:
 
 def lines(scores: Mapping[str, Any]) -> list[str]:
     """What the terminal shows: the table, the shares of prompts, what was not run and why."""
-    from harness.report.text import align, by_size, number
+    from harness.report.text import align, by_size, cell_name, number
 
     done = [metric for metric in scores["metrics"] if metric["status"] == "done"]
     rows = [["", "images", *(metric["label"] for metric in done)]]
     for size, cells in by_size(scores).items():
         rows.append([size])
         for cell in cells:
-            label = cell["label"] + (f" = {_method(cell['same_as'])}" if cell["same_as"] else "")
             values = [_text(cell, metric) for metric in done]
-            rows.append([f"  {label}", str(cell["images"]), *values])
+            rows.append([f"  {cell_name(cell)}", str(cell["images"]), *values])
     told = [f"Protocol {scores['protocol']['name']}: {scores['protocol']['what']}."]
     if done:
         told += [align(rows), "After a value: the difference to dense ± half its 95 % interval."]
     for metric in done:
         for size, cells in by_size(scores).items():
-            entries = {cell["label"]: cell["metrics"][metric["name"]] for cell in cells}
+            entries = {cell_name(cell): cell["metrics"][metric["name"]] for cell in cells}
             shares = [
                 f"{label} {number(100 * entry['improved']['share'], 1)} %"
                 for label, entry in entries.items()
@@ -113,10 +112,6 @@ def lines(scores: Mapping[str, Any]) -> list[str]:
             if best:
                 told.append(f"{metric['label']}, {size}, best of all: {', '.join(best)}")
     return told + [f"Not run: {m['sentence']}" for m in scores["metrics"] if m["sentence"]]
-
-
-def _method(cell: str) -> str:
-    return cell.partition("/")[2]
 
 
 def _text(cell: Mapping[str, Any], metric: Mapping[str, Any]) -> str:

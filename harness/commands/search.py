@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule
 from crdiff_ext.settings import Ratios
-from harness.commands.common import add_device, add_reward
+from harness.commands.common import GUIDANCE_HELP, add_device, add_reward
 
 if TYPE_CHECKING:
     from harness.config import RunConfig, Size
+    from harness.searching.outcome import Outcome
     from harness.searching.run import SearchConfig
     from harness.searching.workshop import Workshop
 
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--held-out", type=int, default=128, metavar="N", help="that confirm (default: 128)")
     add_reward(parser)
     add("--steps", type=int, default=10, help="sampling steps (default: 10)")
-    add("--guidance", type=float, help="(default: the model's own, else the authors' 7.5)")
+    add("--guidance", type=float, help=GUIDANCE_HELP)
     add("--seed", type=int, default=0, help="of the sampler and the images (default: 0)")
     how = parser.add_argument_group("how it is searched").add_argument
     how("--sampler", default="anneal", help="anneal (default), tpe, cmaes or gp")
@@ -73,7 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared("--storage", metavar="URL", help="a database URL, or journal:FILE")
     shared("--study", metavar="NAME", help="the study's name (default: from model and size)")
     shared("--worker", type=int, metavar="N", help="this process's chain (default: a free one)")
-    shared("--write-config", type=Path, metavar="FILE", help="write the authors' config.json too")
+    shared(
+        "--write-config",
+        type=Path,
+        metavar="FILE",
+        help="write the authors' config.json too; where the search ends without ratios to store, "
+        "one that an earlier search of this model and size wrote there is removed",
+    )
     add_device(parser)
     add("--batch", type=int, help=f"images drawn together (default: {BATCH} embedded, else 1)")
 
@@ -111,19 +118,33 @@ def run(args: argparse.Namespace) -> int:
     if outcome is None:
         raise CRDiffError("no state could be evaluated: read the warnings above")
     presets = args.out / "presets.json"
-    if outcome.beats_dense and not outcome.refuted:
+    found = outcome.beats_dense and not outcome.refuted
+    if found:
         preset = preset_of(outcome, config, study, workshop.family.name, workshop.label)
         save_presets(presets, [preset])
-        if args.write_config is not None:
-            from harness.searching.authors import write_config
-
-            label = workshop.label
-            best, is_dit = outcome.best.ratios, workshop.family.is_dit
-            write_config(args.write_config, label, size, best, outcome.score, is_dit)
     else:
         presets.unlink(missing_ok=True)  # of a shorter search, whose best was another one
     tell(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)
+    if args.write_config is not None:
+        _authors_file(args, workshop, outcome if found else None)
     return 0
+
+
+def _authors_file(args: argparse.Namespace, workshop: Workshop, found: Outcome | None) -> None:
+    """Write --write-config; without ratios to store remove it if a search like this wrote it."""
+    from harness.searching.authors import is_written_by_us, write_config
+
+    path, size, label = args.write_config, workshop.size, workshop.label
+    if found is not None:
+        best, is_dit = found.best.ratios, workshop.family.is_dit
+        write_config(path, label, size, best, found.score, is_dit)
+    elif args.from_config is not None and args.from_config.resolve() == path.resolve():
+        print(f"{path} is left as it was: the search started from it")
+    elif is_written_by_us(path, label, size):
+        path.unlink()
+        print(f"removed: {path}, which an earlier search of this model and size wrote")
+    elif path.exists():
+        print(f"{path} is left as it was: no search of this model and size wrote it")
 
 
 def make_schedule(args: argparse.Namespace, start: Ratios | None = None) -> Schedule:

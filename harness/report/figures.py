@@ -17,7 +17,7 @@ from harness.report.charts import (
     radar_svg,
 )
 from harness.report.source import Results
-from harness.report.text import by_size
+from harness.report.text import by_size, image_name
 
 Cell = Mapping[str, Any]
 MOST_SHAPES = 6
@@ -82,7 +82,7 @@ def cost_points(cells: Sequence[Cell], metric: str) -> list[Point]:
         difference = entry["vs_dense"]
         cost = cell["seconds_per_image"] / dense["seconds_per_image"]
         ends = (difference["low"], difference["high"])
-        points.append(Point(cell["label"], cost, difference["estimate"], *ends))
+        points.append(Point(image_name(cell), cost, difference["estimate"], *ends))
     return points
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from crdiff_ext.errors import CRDiffError
 from harness.report.pairs import Case, Chosen, Group, choose
 from harness.report.source import Row, Source
-from harness.report.text import number, signed
+from harness.report.text import image_name, number, signed
 
 SHOWN_SIDE = 168
 """CSS pixels of an image's longer side: equal for all sizes, so that contents can be compared."""
@@ -38,7 +38,7 @@ def gallery_html(source: Source, pairs: int) -> str:
 def _size(source: Source, chosen: Chosen, metrics: Metrics) -> str:
     group = chosen.group
     copies = f"{'; '.join(group.copies)}. " if group.copies else ""
-    base = group.base["label"]
+    base = image_name(group.base)
     said = (
         f"{copies}{len(chosen.cases)} of {chosen.total} prompts and seeds "
         f"({_pairs(group, len(chosen.cases))} of {_pairs(group, chosen.total)} pairs with "
@@ -87,7 +87,8 @@ def _figure(
     differences = [case.difference(cell["id"], base, metric["name"]) for metric in metrics]
     scale = SHOWN_SIDE / max(cell["height"], cell["width"])
     width, height = round(cell["width"] * scale), round(cell["height"] * scale)
-    alt = f"{cell['label']}, {group.size}: {row.caption}"
+    name = image_name(cell)
+    alt = f"{name}, {group.size}: {row.caption}"
     data = json.dumps([None if d is None else float(f"{d:.6g}") for d in differences])
     scores = "".join(
         _score(metric, row, difference)
@@ -95,11 +96,11 @@ def _figure(
         if metric["name"] in row.scores
     )
     return (
-        f'<figure data-method="{_quoted(cell["method"])}" data-label="{_quoted(cell["label"])}" '
+        f'<figure data-method="{_quoted(cell["method"])}" data-label="{_quoted(name)}" '
         f'data-differences="{_quoted(data)}">'
         f'<img src="{_data_uri(folder / row.file)}" width="{width}" height="{height}" '
         f'loading="lazy" decoding="async" alt="{_quoted(alt)}">'
-        f"<figcaption><b>{html.escape(cell['label'])}</b>{scores}</figcaption></figure>"
+        f"<figcaption><b>{html.escape(name)}</b>{scores}</figcaption></figure>"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.report.source import Results, Row, Source
-from harness.report.text import by_size
+from harness.report.text import by_size, image_name
 
 SELECTION_SEED = 20_260_401
 SHARE_OF_ENDS = 2 / 3
@@ -76,7 +76,7 @@ def groups(results: Results) -> list[Group]:
         ]
         ordered.sort(key=lambda same: same[0]["method"] != "dense")
         copies = [
-            f"{other['label']}: same images as {same[0]['label']}"
+            f"{other['label']}: same images as {image_name(same[0])}"
             for same in ordered
             for other in same[1:]
         ]
@@ -145,7 +145,7 @@ def _queues(
             for case in cases
             if (difference := case.difference(cell["id"], base["id"], metric["name"])) is not None
         ]
-        name = f"{cell['label']} less {base['label']}, {metric['label']}"
+        name = f"{image_name(cell)} less {image_name(base)}, {metric['label']}"
         for end, sign in (("highest", -1), ("lowest", 1)):
             ranked = sorted(found, key=lambda pair: sign * pair[0])
             if ranked and ranked[0][0] != ranked[-1][0]:

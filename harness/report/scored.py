@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.source import Extra
-from harness.report.text import by_size, interval, number
+from harness.report.text import by_size, image_name, interval, number
 
 Metric = Mapping[str, Any]
 Cell = Mapping[str, Any]
@@ -77,7 +77,7 @@ def _row(cell: Cell, metrics: Sequence[Metric]) -> str:
         same = html.escape(cell["same_as"].partition("/")[2])
         note = f'<span class="delta">same images as {same}</span>'
     values = "".join(f"<td>{_value(cell, metric)}</td>" for metric in metrics)
-    return f"<tr><th>{html.escape(cell['label'])}{note}</th>{values}</tr>"
+    return f"<tr><th>{html.escape(image_name(cell))}{note}</th>{values}</tr>"
 
 
 def _value(cell: Cell, metric: Metric) -> str:

@@ -46,19 +46,24 @@ def decision_lines(experiment: Experiment) -> list[str]:
 
 def is_idle(cell: Mapping[str, Any]) -> bool:
     """Whether another method's images are dense ones although no dense cell is beside it."""
-    drawing = cell["drawing"]
-    dense = drawing["kind"] == "dense" and cell["method"] != "dense"
+    drawing = cell.get("drawing") or {}  # older scores.json have none: not known, not marked
+    dense = drawing.get("kind") == "dense" and cell["method"] != "dense"
     return dense and not cell["same_as"] and not drawing.get("told_size")
 
 
 def cell_name(cell: Mapping[str, Any]) -> str:
-    """A cell's method, marked when it acts only because it was told to or copies another cell."""
-    label = str(cell["label"])
+    """A cell's method as every table names it: ``image_name``, or whose copy it is."""
     if cell["same_as"]:
-        return f"{label} = {cell['same_as'].partition('/')[2]}"
+        return f"{cell['label']} = {cell['same_as'].partition('/')[2]}"
+    return image_name(cell)
+
+
+def image_name(cell: Mapping[str, Any]) -> str:
+    """A cell's method as below its images: marked where they are dense's, or it was told to act."""
+    label = str(cell["label"])
     if is_idle(cell):
         return f"{label} (inactive)"
-    return f"{label} (forced)" if cell["forced"] else label
+    return f"{label} (forced)" if cell.get("forced") else label
 
 
 def cell_table(results: Mapping[str, Any]) -> str:

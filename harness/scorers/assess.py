@@ -244,6 +244,8 @@ def scores_json(
             {
                 **{name: cell.entry[name] for name in ("id", "height", "width", "method", "label")},
                 "same_as": cell.entry["same_as"],
+                "forced": cell.entry.get("forced", False),
+                "drawing": cell.entry.get("drawing"),
                 "images": len(cell.pictures),
                 "images_sha256": cell.entry["images_sha256"],
                 "metrics": found.entries[cell.id],

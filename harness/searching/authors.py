@@ -59,3 +59,14 @@ def write_config(
         **found,
     }
     write_atomically(path, (json.dumps(data, indent=4, allow_nan=False) + "\n").encode())
+
+
+def is_written_by_us(path: Path, name: str, size: Size) -> bool:
+    """Whether ``write_config`` wrote the file for this model and size, and nobody added to it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there, or of another kind
+        return False
+    model = {"name": name, "width": size.width, "height": size.height}
+    ours = ({"model_config", "best_avg_score", found} for found in (_RATIOS, _SHARED))
+    return isinstance(data, dict) and set(data) in ours and data["model_config"] == model

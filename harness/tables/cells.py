@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 Cells = dict[Where, Cell]
 Absent = dict[Where, str]
-NOTHING_STORED = ("no-stored", "other-side", "too-far")
-"""Decisions' codes where stored ratios were asked for and there are none for the size."""
 
 
 def make_cells(
@@ -65,7 +63,8 @@ def _cell(
         ratios = _same_share(where, config, loaded, presets)
     settings = replace(config, ratios=ratios, k=variant.k)
     decision, forced = decide_for(settings, family, where.size, presets)
-    if decision.code in NOTHING_STORED:  # drawn all the same it would be dense under a false name
+    if ratios == STORED and variant.k != 0 and not decision.act:
+        # Nothing stored, or ratios or a k of 0: drawn it would be dense under a false name.
         raise CRDiffError(decision.sentence)
     drawing = method.choose(Situation(where.size, family, decision, calibration))
     named = _named(method, variant, ratios)
