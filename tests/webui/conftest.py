@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,22 @@ def webui() -> Iterator[SimpleNamespace]:
 
     with installed() as modules:
         yield modules
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Any:
+    """A user's presets, none yet."""
+    from crdiff_ext.webui.library import Library
+
+    return Library(tmp_path / "presets.user.json")
+
+
+@pytest.fixture
+def host(webui: SimpleNamespace, library: Any) -> Any:
+    """A fake host whose page has the panel, and that has SDXL loaded."""
+    from tests.webui.fakes.gradio_host import FakeAdapter, Host
+
+    return Host(FakeAdapter.of("sdxl"), library, webui.panel)
 
 
 @pytest.fixture(scope="session")

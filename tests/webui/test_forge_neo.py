@@ -16,18 +16,18 @@ from crdiff_ext.webui.forge_weights import _places
 from crdiff_ext.webui.hosts import show_notices
 from tests.webui.fakes import neo
 from tests.webui.fakes.forge_world import (
+    LORA,
     RATIOS,
+    TO_Q,
     assert_same,
     attach,
     masked,
     pattern,
     run,
     state_of,
+    unet_of,
     zeros,
 )
-
-TO_Q = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
-LORA = {TO_Q: [1.0, ("diff", (torch.full((8, 8), 0.25),)), 1.0, None, None]}
 
 
 @pytest.fixture
@@ -41,10 +41,6 @@ def world(monkeypatch):
 
     yield make
     assert neo.ForgeWeights.weight_function == [], "the list that all layers share was written to"
-
-
-def unet_of(host):
-    return host.data.sd_model.forge_objects.unet.model.diffusion_model
 
 
 def layers_of(unet):

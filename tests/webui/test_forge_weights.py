@@ -16,26 +16,21 @@ from crdiff_ext.webui.forge_weights import ForgeWeights, is_exact_cast
 from tests.core.tiny import sd15_ldm_shapes
 from tests.webui.fakes.forge import Linear, UNet
 from tests.webui.fakes.forge_world import (
+    LORA,
     assert_same,
     masked,
     pattern,
     run,
     state_of,
+    unet_of,
     worlds,
     zeros,
 )
-
-TO_Q = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
-LORA = {TO_Q: [1.0, ("diff", (torch.full((8, 8), 0.25),)), 1.0, None, None]}
 
 
 @pytest.fixture
 def world(monkeypatch):
     return worlds(monkeypatch)
-
-
-def unet_of(host) -> UNet:
-    return host.data.sd_model.forge_objects.unet.model.diffusion_model
 
 
 def layers_of(unet):

@@ -10,7 +10,6 @@ from crdiff_ext.amplify import expected_cost
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.settings import AMPLIFICATIONS
 from crdiff_ext.webui.arguments import ARGUMENTS, DEFAULTS, NAMES
-from crdiff_ext.webui.library import Library
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -18,18 +17,6 @@ STORED = "SDXL 512x512: stored ratios 0.397 / 0.434 / 0.387 (paper, Figure 7a)"
 NATIVE = "1024x1024 is native: inactive"
 PAGE = {"width": 512, "height": 512}
 HIRES = {"hires": True, "scale": 2.0, "resize_x": 0, "resize_y": 0}
-
-
-@pytest.fixture
-def library(tmp_path):
-    return Library(tmp_path / "presets.user.json")
-
-
-@pytest.fixture
-def host(webui, library):
-    from tests.webui.fakes.gradio_host import FakeAdapter, Host
-
-    return Host(FakeAdapter.of("sdxl"), library, webui.panel)
 
 
 def events(demo):

@@ -10,7 +10,6 @@ from crdiff_ext.schedule import State
 from crdiff_ext.settings import Ratios
 from crdiff_ext.webui.arguments import DEFAULTS, NAMES
 from crdiff_ext.webui.job import ModelFacts
-from crdiff_ext.webui.library import Library
 from crdiff_ext.webui.refine_results import RESULTS, Result, Results, Row, table
 
 BEST = State(Ratios(0.4, 0.3, 0.2), 1.25)
@@ -28,18 +27,6 @@ def result(session="mine", **more):
     made = Result(session, "fake", "a <b> cat", facts, (512, 640), 2, rows, **more)
     RESULTS.put(made)
     return made
-
-
-@pytest.fixture
-def library(tmp_path):
-    return Library(tmp_path / "presets.user.json")
-
-
-@pytest.fixture
-def host(webui, library):
-    from tests.webui.fakes.gradio_host import FakeAdapter, Host
-
-    return Host(FakeAdapter.of("sdxl"), library, webui.panel)
 
 
 def drawing(demo, tab):

@@ -19,6 +19,14 @@ ON = Settings(mode="always", ratios=RATIOS)
 PER_BLOCK = 6
 
 
+TO_Q = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
+LORA = {TO_Q: [1.0, ("diff", (torch.full((8, 8), 0.25),)), 1.0, None, None]}
+
+
+def unet_of(host):
+    return host.data.sd_model.forge_objects.unet.model.diffusion_model
+
+
 def worlds(monkeypatch):
     """``make(unet)`` gives a host with the adapter installed; no thresholds are cached."""
     PLANS.clear()
