@@ -10,10 +10,10 @@ T5 there are the norms alone: Forge demands a T5 state dict of more than 16 tens
 encoder (4.7 GB in fp8, which nobody writes to or reads, so that they take no memory), and by its
 options leaves it out ("Enable T5" is off).
 
-"small" is for reForge and Forge Classic, which read a UNet's shape off its file: SD1.5's names, text
-encoder and VAE, and two levels of 320 channels. CR-Diff knows no family for it.
+"small" is for reForge and Forge Classic, which read a UNet's shape off its file: SD1.5's names,
+text encoder and VAE, and two levels of 320 channels. CR-Diff knows no family for it.
 
-    maker_forge.py WEBUI FOLDER [small|sdxl|sd3]    (WEBUI is not needed; all makers are called alike)
+    maker_forge.py WEBUI FOLDER [small|sdxl|sd3]   (WEBUI is not needed; makers are called alike)
 """
 
 from __future__ import annotations
