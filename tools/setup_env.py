@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ BENEATH = "crdiff-beneath.pth"
 BUILDING = "building"
 # Settings of the caller's that would send pip's installs elsewhere than into the environment.
 MISLEADING = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONPATH", "PYTHONHOME")
+
+
+# Seconds before pip's installation is tried again: pip gives up when a transfer breaks in the
+# middle, as happens among gigabytes. What came down whole is in its cache.
+PAUSES = (5.0, 30.0)
 
 
 class SetupError(Exception):
@@ -146,15 +152,32 @@ def create(env: Path) -> None:
         )
 
 
+def download(env: Path, *arguments: str, name: Path) -> None:
+    """Run pip's installation of a lock file, again after a pause when it fails.
+
+    Raises:
+        SetupError: it failed every time.
+    """
+    failure = (
+        f"pip could not install {name} (its message is above): check the network and the free disk "
+        "space (about 7 GB for .venv), then run make again."
+    )
+    for pause in PAUSES:
+        try:
+            pip(env, *arguments, failure=failure)
+        except SetupError:
+            print(f"{env.name}: pip failed; once more in {pause:.0f} s", flush=True)
+            time.sleep(pause)
+        else:
+            return
+    pip(env, *arguments, failure=failure)
+
+
 def install(env: Path, lock: Path) -> None:
     """Bring an environment's packages to exactly what the lock file names."""
+    name = lock.relative_to(ROOT)
     quiet = ["--quiet"] if not sys.stdout.isatty() else []
-    pip(
-        env,
-        *("install", *quiet, "--no-deps", "--no-compile", "--requirement", str(lock)),
-        failure=f"pip could not install {lock.relative_to(ROOT)} (its message is above): check the "
-        "network and the free disk space (about 7 GB for .venv), then run make again.",
-    )
+    download(env, "install", *quiet, "--no-deps", "--no-compile", "-r", str(lock), name=name)
     # What an earlier lock file named and this one doesn't could hide a missing entry.
     frozen = pip(env, "freeze", "--local", "--exclude-editable", failure="pip freeze failed.")
     installed = {normalized(re.split(r"==| @ ", row)[0]) for row in frozen.splitlines()}
@@ -163,7 +186,7 @@ def install(env: Path, lock: Path) -> None:
     pip(
         env,
         "check",
-        failure=f"{lock.relative_to(ROOT)} does not hold together on this platform (pip's message "
+        failure=f"{name} does not hold together on this platform (pip's message "
         "is above): renew it as docs/development.md says.",
     )
 

@@ -26,6 +26,9 @@ logger = logging.getLogger("crdiff")
 TITLE = "CR-Diff"
 RATIO = {"minimum": 0.0, "maximum": 0.95, "step": 0.001}
 FRACTION = {"minimum": 0.0, "maximum": 1.0, "step": 0.01}
+SHORT_LABEL, LONG_LABEL = 120, 215
+"""Least width of a slider, pixels: three in a row of the host's narrow column; and one that keeps
+the number in its block, since gradio 4 does not break the word "Amplification"."""
 QUIET = {"queue": False, "show_progress": "hidden", "api_name": False}
 """For events: never behind a running generation, no flicker, not in the API's list."""
 UNSAID = ("memory", "refiner")
@@ -151,9 +154,10 @@ def _main_controls(script: Any, parts: dict[str, Any]) -> None:
         for group in ("down", "mid", "up"):
             parts[group] = _slider(script, group, RATIO)
     with gr.Row():
-        parts["k"] = _slider(script, "k", {"minimum": 0.0, "maximum": K_MAX, "step": 0.05})
-        parts["start"] = _slider(script, "start", FRACTION)
-        parts["end"] = _slider(script, "end", FRACTION)
+        scale = {"minimum": 0.0, "maximum": K_MAX, "step": 0.05}
+        parts["k"] = _slider(script, "k", scale, LONG_LABEL)
+        parts["start"] = _slider(script, "start", FRACTION, LONG_LABEL)
+        parts["end"] = _slider(script, "end", FRACTION, LONG_LABEL)
     parts["amplification"] = _radio(
         script,
         "amplification",
@@ -189,12 +193,12 @@ def _radio(script: Any, name: str, value: str | None = None, info: str | None = 
     )
 
 
-def _slider(script: Any, name: str, scale: dict[str, float]) -> Any:
+def _slider(script: Any, name: str, scale: dict[str, float], width: int = SHORT_LABEL) -> Any:
     argument = _ARGUMENTS[name]
     return gr.Slider(
         value=argument.default,
         label=argument.label,
-        min_width=120,  # three in a row of the host's narrow column
+        min_width=width,
         elem_id=script.elem_id(name),
         **scale,
     )

@@ -21,14 +21,20 @@ class Setup:
         self.env, self.lock = folder / ".venv", folder / "some.lock"
         self.calls: list[str] = []
         self.fail = False
+        self.broken_transfers = 0
+        self.pauses: list[float] = []
         self.lock.write_text("six==1.16.0\n")
         (folder / "pyproject.toml").write_text("[project]\n")
         monkeypatch.setattr(module, "ROOT", folder)
         monkeypatch.setattr(module, "pip", self.pip)
         monkeypatch.setattr(module, "create", self.create)
+        monkeypatch.setattr(module.time, "sleep", self.pauses.append)
 
     def pip(self, env: Path, *arguments: str, failure: str) -> str:
         self.calls.append("project" if "--editable" in arguments else arguments[0])
+        if arguments[0] == "install" and self.broken_transfers > 0:
+            self.broken_transfers -= 1
+            raise self.module.SetupError(failure)
         if self.fail:
             raise self.module.SetupError(failure)
         return "six==1.16.0\nLeft_Over==1.0\n" if arguments[0] == "freeze" else ""
@@ -108,13 +114,22 @@ def test_failed_update_can_be_tried_again(setup: Setup, capsys: pytest.CaptureFi
     setup.run()
     setup.lock.write_text("six==1.17.0\n")
     setup.fail = True
-    assert setup.run() == ["install"]
+    assert setup.run() == ["install"] * 3
     assert setup.code == 1
     message = capsys.readouterr().err.strip()
     assert message.startswith("error: pip could not install some.lock")
     assert "\n" not in message
     setup.fail = False
     assert setup.run() == FULL
+
+
+def test_broken_transfer_is_tried_again(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    setup.broken_transfers = 2
+    assert setup.run() == ["create", "install", "install", *FULL]
+    assert setup.code == 0
+    assert setup.pauses == [5.0, 30.0]
+    assert "once more in 30 s" in capsys.readouterr().out
+    assert setup.run() == []
 
 
 def test_folder_that_is_no_environment_is_left_alone(

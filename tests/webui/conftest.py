@@ -18,7 +18,13 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 HAS_GRADIO = importlib.util.find_spec("gradio") is not None
-NEEDS_GRADIO = {"test_panel.py", "test_editor.py", "test_browser.py", "test_refine_panel.py"}
+NEEDS_GRADIO = {
+    "test_panel.py",
+    "test_line.py",
+    "test_editor.py",
+    "test_browser.py",
+    "test_refine_panel.py",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

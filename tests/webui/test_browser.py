@@ -91,6 +91,17 @@ def test_untouched_it_is_closed_on_and_tells_in_its_title(page, panel, site, pho
     assert generate(page, site) == DEFAULTS
 
 
+@pytest.mark.parametrize("width", [600, 760])
+def test_no_number_sticks_out_of_its_block(page, panel, width):
+    page.set_viewport_size({"width": width, "height": 1000})
+    panel.unfold()
+    panel.says(STORED)
+    for name in ("down", "mid", "up", "k", "start", "end"):
+        block = panel.part(name).bounding_box()
+        number = panel.part(name).locator("input[type=number]").bounding_box()
+        assert number["x"] + number["width"] <= block["x"] + block["width"]
+
+
 def test_the_line_follows_the_size_sliders(page, panel, photos):
     panel.unfold()
     panel.says(STORED)

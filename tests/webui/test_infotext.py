@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import logging
-import os
 import re
-import warnings
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -16,11 +10,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import crdiff_ext
-from crdiff_ext.presets import Preset
 from crdiff_ext.settings import AMPLIFICATIONS, Ratios, Settings
 from crdiff_ext.webui import infotext
-from crdiff_ext.webui.arguments import DEFAULTS, NAMES, named, settings_from
+from crdiff_ext.webui.arguments import DEFAULTS, NAMES
 from tests.webui.fakes import plumbing
+from tests.webui.infotexts import NAME, A, B, again, pasted, written
 from tests.webui.jobs import (
     NATIVE_THEN_LARGE,
     PRESETS,
@@ -33,32 +27,11 @@ from tests.webui.jobs import (
 )
 from tests.webui.strategies import settings
 
-A, B = Ratios(0.3, 0.2, 0.1), Ratios(0.5, 0.4, 0.25)
 BASE = {"CR-Diff": crdiff_ext.__version__}
 SAME_FAMILY = [WITH_REFINER[0], Stretch("first", "sdxl", 512, 512, refiner=True)]
 
 
-def written(job):
-    params = {"Denoising strength": 0.7}
-    infotext.write(params, job)
-    assert params.pop("Denoising strength") == 0.7
-    return params
-
-
-def pasted(params):
-    """Arguments after the host has made a text of ``params``, parsed and pasted it."""
-    parsed = plumbing.parse_generation_parameters(plumbing.create_infotext(params))
-    components = {name: SimpleNamespace(value=value) for name, value in DEFAULTS.items()}
-    found = plumbing.apply_infotext(infotext.fields(components), parsed)
-    return {**DEFAULTS, **{NAMES[index]: value for index, value in found.items()}}
-
-
-def again(params, stretches, presets):
-    return generate(settings_from(pasted(params)), stretches, presets)[1]
-
-
 STORED = "0.397/0.434/0.387"
-NAME = "SDXL 512x512 (paper, Figure 7a)"
 LARGE = "0.1/0.2/0.25"
 LARGE_NAME = 'SDXL 2048x2048 (found: "by hand")'
 CASES = {
@@ -237,24 +210,6 @@ def test_fields_are_the_same_for_both_tabs():
     assert infotext.fields({"k": 1}) == [(1, infotext.Reader("k"))]
 
 
-@pytest.mark.parametrize(
-    ("key", "text"),
-    [
-        ("CR-Diff ratios", "abc"), ("CR-Diff ratios", "0.1/0.2"), ("CR-Diff ratios", "1.5/0/0"),
-        ("CR-Diff k", "much"), ("CR-Diff k", "nan"), ("CR-Diff k", "9"), ("CR-Diff mode", "often"),
-        ("CR-Diff window", "0.5"), ("CR-Diff window", "0.5-0.2"), ("CR-Diff window", "1..-2"),
-        ("CR-Diff amplification", "fast"), ("CR-Diff passes", "third"),
-        ("CR-Diff hires ratios", "nan"),
-    ],
-)  # fmt: skip
-def test_a_damaged_infotext_is_told_once_and_changes_nothing(key, text, caplog):
-    params = {**written(generate(Settings(), SMALL_THEN_LARGE)[0]), key: text}
-    with caplog.at_level(logging.WARNING, logger="crdiff"):
-        assert pasted(params) == DEFAULTS
-    assert len(caplog.messages) == 1
-    assert "is not used" in caplog.messages[0]
-
-
 NEAR_NATIVE = [Stretch("first", "sdxl", 1024, 1200)]  # 17 % more than its area
 
 
@@ -295,29 +250,6 @@ def test_an_image_that_failed_midway_says_so():
     assert params[infotext.RAN] == f"first {STORED} (failed midway, finished densely)"
 
 
-NASTY = [
-    'a, b: c "d" \\',
-    "x\ny",
-    '"quoted"',
-    "512x512",
-    "ü – ×",
-    "a,",
-    ': "',
-    "\\",
-    "k: 3, CR-Diff k: 3",
-]
-
-
-@pytest.mark.parametrize("source", NASTY)
-def test_any_source_survives_the_hosts_quoting(source):
-    presets = [Preset("sdxl", 512, 512, A, source, "m")]
-    job, ran = generate(Settings(), SQUARE, presets)
-    params = written(job)
-    parsed = plumbing.parse_generation_parameters(plumbing.create_infotext(params))
-    assert {key: parsed.get(key) for key in params} == params
-    assert again(params, SQUARE, []) == ran
-
-
 families = st.sampled_from(["sdxl", "sdxl-refiner", "sd15", "unknown"])
 sizes = st.sampled_from([(512, 512), (1024, 1024), (400, 560), (2048, 2048), (512, 504)])
 
@@ -342,53 +274,6 @@ def test_whatever_ran_runs_again(asked, stretches):
     if params:
         changed = PRESETS if infotext.RAN in params else []
         assert again(params, stretches, changed) == ran
-
-
-def test_an_infotext_and_a_dictionary_in_one_request():
-    # the host puts the infotext's values at their places, then the request's in the first
-    values = pasted(written(generate(Settings(), SQUARE)[0]))
-    args = [values[name] for name in NAMES]
-    args[0] = {"k": 1.0}
-    found = settings_from(named(args))
-    assert (found.ratios, found.k) == (Ratios(0.397, 0.434, 0.387), 1.0)
-
-
-def test_numbers_keep_all_their_digits():
-    tiny = Settings(ratios=Ratios(0.1 + 0.2, 1 / 3, 2 / 3), k=1e-05, start=1e-7, end=1 - 1e-16)
-    params = written(generate(tiny, [Stretch("first", "sdxl", 512, 512)])[0])
-    assert params["CR-Diff k"] == "0.00001"
-    found = settings_from(pasted(params))
-    assert (found.ratios, found.k, found.start, found.end) == (
-        tiny.ratios, tiny.k, tiny.start, tiny.end,
-    )  # fmt: skip
-
-
-@pytest.mark.live
-@pytest.mark.parametrize("source", [NAME, *NASTY])
-def test_the_fake_parses_as_the_real_host_does(source):
-    """Runs the real quote, unquote and regular expression of $CRDIFF_WEBUI_DIR on our texts."""
-    if "CRDIFF_WEBUI_DIR" not in os.environ:
-        pytest.skip("CRDIFF_WEBUI_DIR is not set: no WebUI to compare with")
-    path = Path(os.environ["CRDIFF_WEBUI_DIR"], "modules", "infotext_utils.py")
-    wanted = {"quote", "unquote", "re_param_code", "re_param", "re_imagesize"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the host's own source
-        tree = ast.parse(path.read_text(encoding="utf8"))
-    tree.body = [node for node in tree.body if _defines(node) & wanted]
-    real: dict = {"re": re, "json": __import__("json")}
-    exec(compile(tree, str(path), "exec"), real)
-    assert real["re_param"].pattern == plumbing.PARAM.pattern
-    assert real["re_imagesize"].pattern == plumbing.IMAGE_SIZE.pattern
-    assert real["quote"](source) == plumbing.quote(source)
-    assert real["unquote"](real["quote"](source)) == plumbing.unquote(plumbing.quote(source))
-
-
-def _defines(node):
-    if isinstance(node, ast.FunctionDef):
-        return {node.name}
-    if isinstance(node, ast.Assign):
-        return {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return set()
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux-dev"])

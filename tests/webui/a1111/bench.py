@@ -16,6 +16,7 @@ from crdiff_ext.webui.job import Job
 from tests.webui.fakes import a1111 as fake
 
 RATIOS = Ratios(0.3, 0.2, 0.4)
+STEPS = 4
 
 
 class Bench:
@@ -52,6 +53,20 @@ def counts(job: Job) -> list[tuple[int, int]]:
         for record in job.records
         if record.actor is not None
     ]
+
+
+def passes(bench: Bench, **more: Any) -> tuple[int, int]:
+    """Dense and pruned passes of one generation, and that the UNet really made them."""
+    run = {
+        name: more.pop(name) for name in ("order", "conds", "apart", "skip_uncond") if name in more
+    }
+    before = bench.unet.calls
+    job = bench.job(**more)
+    bench.run(job, **run)
+    job.free()
+    (found,) = counts(job)
+    assert bench.unet.calls == before + sum(found)
+    return found
 
 
 def by_hand(

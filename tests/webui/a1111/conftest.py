@@ -21,6 +21,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     yield made
     assert made.host.script_callbacks.errors == []
     assert "apply_model" not in made.host.sd_model.__dict__
+    assert made.host.networks.foreign == 0  # LoRAs were merged into dense weights alone
 
 
 @pytest.fixture
