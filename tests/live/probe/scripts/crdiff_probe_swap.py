@@ -47,7 +47,11 @@ def routes(_: Any, app: FastAPI) -> None:
         """Load that share from the next generation on; gives how many layers are cast now."""
         Share.install()
         patcher = importlib.import_module("ldm_patched.modules.model_patcher").ModelPatcher
-        patcher.load.crdiff_probe.loaded = float(body["share"])
+        share = patcher.load.crdiff_probe
+        if share.loaded != float(body["share"]):
+            share.loaded = float(body["share"])
+            # What is loaded already is not looked at again (``partially_load``).
+            importlib.import_module("ldm_patched.modules.model_management").unload_all_models()
         model = importlib.import_module("modules.sd_models").model_data.sd_model
         unet = model.forge_objects.unet.model.diffusion_model
         layers = [m for m in unet.modules() if getattr(m, "ldm_patched_cast_weights", False)]
