@@ -13,6 +13,7 @@ from typing import Any
 from .anneal import Annealer, Trial
 from .errors import CRDiffError
 from .schedule import Schedule, State
+from .settings import K_DEFAULT
 
 K_RANGE = (1.0, 2.0)
 _T0 = 0.02
@@ -80,12 +81,24 @@ def refine_schedule(
     )
 
 
+def candidates(budget: int, seeds: int) -> int:
+    """Rounds that are left beside dense's and the start's. Raises CRDiffError if there is none."""
+    rounds = budget // seeds - 2
+    if rounds < 1:
+        raise CRDiffError(
+            f"a budget of {budget} images is too small for {seeds} seeds: {3 * seeds} are needed "
+            "for dense, the stored ratios and one candidate"
+        )
+    return rounds
+
+
 @dataclass
 class Refinement:
     """Ask for a round, draw its images, tell their scores, until ``done``.
 
     Args:
-        start: the stored ratios (or any) to begin with, and their k.
+        start: the stored ratios (or any) to begin with, and their k; where k is searched, one of 0
+            becomes 1.5: at 0 every ratio draws the dense image, and no move leads away.
         seeds: of the images that judge a state: several, so that one lucky image does not decide.
         budget: most images in all, dense's and the start's included.
         search_k: search k beside the ratios.
@@ -100,8 +113,8 @@ class Refinement:
     >>> len(search.judged), search.best.state.ratios.down > 0.3
     (12, True)
 
-    Raises CRDiffError if the budget does not hold dense, the start and one candidate, and for
-    unequal ratios to start from with ``uniform``.
+    Raises CRDiffError if the budget does not hold dense, the start and one candidate, for unequal
+    ratios to start from with ``uniform``, and for k = 0 where k is not searched.
     """
 
     start: State
@@ -116,12 +129,9 @@ class Refinement:
         self.seeds = tuple(self.seeds)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise CRDiffError("a refinement needs at least one seed, and none of them twice")
-        rounds = self.budget // len(self.seeds) - 2
-        if rounds < 1:
-            raise CRDiffError(
-                f"a budget of {self.budget} images is too small for {len(self.seeds)} seeds: "
-                f"{3 * len(self.seeds)} are needed for dense, the stored ratios and one candidate"
-            )
+        rounds = candidates(self.budget, len(self.seeds))
+        if self.start.k == 0 and self.search_k:
+            self.start = replace(self.start, k=K_DEFAULT)
         schedule = refine_schedule(self.start.rounded(), rounds, self.search_k, self.uniform)
         if self.start.is_dense:  # the start is dense's round: one more candidate instead
             schedule = replace(schedule, iterations=rounds + 2, baseline=False)

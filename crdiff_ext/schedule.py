@@ -33,6 +33,7 @@ evaluates takes many, and confirms the result on others (``crdiff search`` does)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -45,6 +46,43 @@ DECIMALS = 4
 
 SHARED = "shared"
 """Name of the one coordinate that moves all three groups alike (uniform pruning)."""
+
+
+# Of a schedule's numbers: whole or not, least and most allowed; 5e-324 is "above 0". None may stand
+# where the schedule's own default is None, and in reheat_above.
+_POSITIVE = math.ulp(0.0)
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "low": (float, 0, 1),
+    "high": (float, 0, 1),
+    "iterations": (int, 1, math.inf),
+    "temperature": (float, _POSITIVE, math.inf),
+    "cooling": (float, _POSITIVE, 1),
+    "step": (float, _POSITIVE, math.inf),
+    "step_floor": (float, 0, math.inf),
+    "patience": (int, 1, math.inf),
+    "reheats": (int, 0, math.inf),
+    "reheat_factor": (float, 1, math.inf),
+    "reheat_above": (float, -math.inf, math.inf),
+    "restarts": (int, 0, math.inf),
+    "restart_step": (float, _POSITIVE, math.inf),
+    "failure_score": (float, -math.inf, math.inf),
+}
+_OPTIONAL = ("patience", "reheat_above", "failure_score")
+
+
+def _check(name: str, value: Any, kind: type, least: float, most: float) -> None:
+    """Raise CRDiffError unless a setting is a finite number of its kind within its limits."""
+    if value is None and name in _OPTIONAL:
+        return
+    kinds = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        wanted = "a whole number" if kind is int else "a finite number"
+        raise CRDiffError(f"{name} is {value!r}: {wanted} is needed")
+    if value < least:
+        above = "above 0" if least == _POSITIVE else f"at least {least:g}"
+        raise CRDiffError(f"{name} is {value:g}: it must be {above}")
+    if value > most:
+        raise CRDiffError(f"{name} is {value:g}: it must be at most {most:g}")
 
 
 @dataclass(frozen=True)
@@ -129,23 +167,43 @@ class Schedule:
     failure_score: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("start", "k_range"):  # JSON has lists only
+        for name, length in (("start", 3), ("k_range", 2)):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+            if value is None and name == "k_range":
+                continue
+            if not isinstance(value, (list, tuple)) or len(value) != length:  # JSON has lists only
+                raise CRDiffError(f"{name} is {value!r}: a list of {length} numbers is needed")
+            object.__setattr__(self, name, tuple(value))
+        for name, (kind, least, most) in _NUMBERS.items():
+            _check(name, getattr(self, name), kind, least, most)
+        for name in ("relative", "uniform", "baseline"):
+            if not isinstance(getattr(self, name), bool):
+                raise CRDiffError(f"{name} is {getattr(self, name)!r}: it must be true or false")
+        self._check_box()
+        self._check_k()
+
+    def _check_box(self) -> None:
         Ratios(*self.start)  # raises outside [0, 1)
-        check_k(self.k)
         if not 0 <= self.low < self.high < 1:
             raise CRDiffError(f"the box {self.low:g} to {self.high:g} must lie in [0, 1)")
-        if self.iterations < 1 or self.temperature <= 0 or not 0 < self.cooling <= 1:
+        if outside := [ratio for ratio in self.start if not self.low <= ratio <= self.high]:
             raise CRDiffError(
-                "a schedule needs at least one iteration, a positive temperature and a cooling "
-                "factor in (0, 1]"
+                f"the first ratio {outside[0]:g} lies outside of the box, {self.low:g} to "
+                f"{self.high:g}: start within it, or set low or high"
             )
         if self.uniform and len(set(self.start)) != 1:
             raise CRDiffError("a search of one shared ratio must start from three equal ones")
+
+    def _check_k(self) -> None:
+        if check_k(self.k) == 0:
+            raise CRDiffError(
+                "k is 0, which is the dense model at any ratio: a search starts from a k above 0"
+            )
         if self.k_range is not None:
+            for value in self.k_range:
+                check_k(value)
             least, most = self.k_range
-            if not 0 <= least < most <= K_MAX or not least <= self.k <= most:
+            if not least < most or not least <= self.k <= most:
                 raise CRDiffError(
                     f"the range of k, {least:g} to {most:g}, must lie between 0 and {K_MAX:g} and "
                     f"hold the first k, {self.k:g}"

@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     checking = workshop.objective(shots[args.seeds :], store)
     with all_cores():
         refine(search, judging)
-        states = [search.judged[0].round.state, start, search.best.state]
+        if not any(judged.score is not None for judged in search.judged):
+            raise CRDiffError("no round could be drawn and judged: read the warnings above")
+        states = [search.judged[0].round.state, search.start, search.best.state]
         fresh = compare(checking, states) if args.fresh else {}
         names = ("before", "stored", "after")
         pictures = {n: images_of(judging, s) for n, s in zip(names, states, strict=True)}
@@ -99,8 +101,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """What can be refused before a model is loaded. Raises CRDiffError."""
+    from crdiff_ext.refine import candidates
+    from harness.store import check_folder
+
     if args.seeds < 1 or args.fresh < 0:
         raise CRDiffError("--seeds must be at least 1, and --fresh at least 0")
+    candidates(args.budget, args.seeds)
+    if args.k == 0 and args.fix_k:
+        raise CRDiffError(
+            "k is 0, which is the dense model: give another --k, or leave --fix-k out"
+        )
+    check_folder(args.out)
     if args.model == "embedded":
         from harness.embedded.check import parse_caption
 

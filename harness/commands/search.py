@@ -22,6 +22,8 @@ from crdiff_ext.settings import Ratios
 from harness.commands.common import GUIDANCE_HELP, add_device, add_reward
 
 if TYPE_CHECKING:
+    from optuna import Study
+
     from harness.config import RunConfig, Size
     from harness.searching.outcome import Outcome
     from harness.searching.run import SearchConfig
@@ -86,11 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from crdiff_ext.presets import save_presets
     from harness.environment import all_cores
-    from harness.searching.outcome import conclude, preset_of, report, write_report
+    from harness.searching.outcome import conclude, report, write_report
     from harness.searching.run import Worker
-    from harness.searching.study import claimed_worker, open_storage, open_study
+    from harness.searching.study import claimed_worker, concluding, open_storage, open_study
     from harness.searching.telling import Clock, Progress, tell
     from harness.searching.texts import split_prompts
 
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     schedule = make_schedule(args, ratios)
     _check(args, schedule)
     prompts = split_prompts(args.prompts, args.captions, args.held_out, args.seed)
+    storage = open_storage(args.storage, args.out)
     workshop = _open(args, size)
     if workshop.family.is_dit and not schedule.uniform:
         label = workshop.family.label
@@ -105,18 +107,37 @@ def run(args: argparse.Namespace) -> int:
     config = _search_config(args, workshop, schedule, prompts.sha256, prompts.source)
     with claimed_worker(args.out, args.worker) as number, all_cores():
         clock = Clock()
-        name = args.study or f"crdiff {workshop.label} {size}"
-        study = open_study(open_storage(args.storage, args.out), name, config.settings())
+        study = open_study(
+            storage, args.study or f"crdiff {workshop.label} {size}", config.settings()
+        )
         judging, confirming = _objectives(args, workshop, [p.text for p in prompts.prompts])
         worker = Worker(study, config, judging, number)
         worker.run(Progress(config))
-        outcome = conclude(study, config, confirming)
-        for objective in (judging, confirming):
-            objective.finish()
-        cost = clock.cost(judging.tally, confirming.tally)
-        write_report(args.out, report(study, config, outcome, cost))
+        with concluding(args.out):
+            outcome = conclude(study, config, confirming)
+            for objective in (judging, confirming):
+                objective.finish()
+            cost = clock.cost(judging.tally, confirming.tally)
+            write_report(args.out, report(study, config, outcome, cost))
+            if outcome is not None:
+                _store(args, workshop, config, study, outcome)
     if outcome is None:
         raise CRDiffError("no state could be evaluated: read the warnings above")
+    tell(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)
+    return 0
+
+
+def _store(
+    args: argparse.Namespace,
+    workshop: Workshop,
+    config: SearchConfig,
+    study: Study,
+    outcome: Outcome,
+) -> None:
+    """Write presets.json and --write-config, or take back what an earlier best left there."""
+    from crdiff_ext.presets import save_presets
+    from harness.searching.outcome import preset_of
+
     presets = args.out / "presets.json"
     found = outcome.beats_dense and not outcome.refuted
     if found:
@@ -124,10 +145,8 @@ def run(args: argparse.Namespace) -> int:
         save_presets(presets, [preset])
     else:
         presets.unlink(missing_ok=True)  # of a shorter search, whose best was another one
-    tell(worker, outcome, cost, judging.tally.drawn + confirming.tally.drawn)
     if args.write_config is not None:
         _authors_file(args, workshop, outcome if found else None)
-    return 0
 
 
 def _authors_file(args: argparse.Namespace, workshop: Workshop, found: Outcome | None) -> None:
@@ -174,10 +193,7 @@ def make_schedule(args: argparse.Namespace, start: Ratios | None = None) -> Sche
                 f"--set {text} is not understood: write a setting and its value, such as "
                 "temperature=0.02 or start=[0.2,0.2,0.2]"
             ) from None
-    try:
-        return Schedule.from_dict({**schedule.to_dict(), **changes})
-    except TypeError as error:
-        raise CRDiffError(f"--set has a value of the wrong kind ({error})") from error
+    return Schedule.from_dict({**schedule.to_dict(), **changes})
 
 
 def _start(args: argparse.Namespace) -> tuple[Ratios | None, Size]:
@@ -204,6 +220,10 @@ def _check(args: argparse.Namespace, schedule: Schedule) -> None:
             "only the embedded model brings captions: give --prompts a .txt, .csv or .tsv file"
         )
     check_folder(args.out)
+    if args.write_config is not None:
+        check_folder(args.write_config.parent, "--write-config")
+        if args.write_config.is_dir():
+            raise CRDiffError(f"{args.write_config} is a folder: give --write-config a file")
 
 
 def _open(args: argparse.Namespace, size: Size) -> Workshop:

@@ -59,6 +59,11 @@ class Outcome:
         return not self.best.is_dense
 
     @property
+    def confirmed(self) -> bool:
+        """Whether the held-out captions call it better than dense: its interval is above 0."""
+        return self.held_out is not None and self.held_out["difference"]["low"] > 0
+
+    @property
     def refuted(self) -> bool:
         """Whether the held-out captions call the best worse than dense: its interval is below 0."""
         return self.held_out is not None and self.held_out["difference"]["high"] < 0
@@ -67,18 +72,20 @@ class Outcome:
 def conclude(study: optuna.Study, config: SearchConfig, confirm: Objective) -> Outcome | None:
     """The best state, drawn on the held-out captions; None if no state could be evaluated.
 
-    The confirmation is kept in the study, so that it is not drawn twice.
+    The confirmation is kept in the study, so that it is not drawn twice. What other processes find
+    while it is drawn counts: the best is looked up again until it is one that was confirmed.
     """
-    trials = study.get_trials(deepcopy=False)
-    best = best_trial(trials)
-    state = best and state_of(config.schedule, best)
-    if best is None or best.value is None or state is None:
-        return None
-    dense = dense_score(config.schedule, study)
-    if state.is_dense:
-        return Outcome(state, best.value, dense, None)
-    kept = study.user_attrs.get("held_out")
-    if kept is None or kept["state"] != state.as_dict():
+    while True:
+        best = best_trial(study.get_trials(deepcopy=False))
+        state = best and state_of(config.schedule, best)
+        if best is None or best.value is None or state is None:
+            return None
+        dense = dense_score(config.schedule, study)
+        if state.is_dense:
+            return Outcome(state, best.value, dense, None)
+        kept = study.user_attrs.get("held_out")
+        if kept is not None and kept["state"] == state.as_dict():
+            return Outcome(state, best.value, dense, kept)
         plain = all_values(confirm, config.schedule.dense)
         chosen = all_values(confirm, state)
         kept = {
@@ -92,7 +99,6 @@ def conclude(study: optuna.Study, config: SearchConfig, confirm: Objective) -> O
             ).as_dict(),
         }
         study.set_user_attr("held_out", kept)
-    return Outcome(state, best.value, dense, kept)
 
 
 def _by_caption(values: Any, seeds: int) -> Any:
@@ -115,6 +121,7 @@ def preset_of(
     """The best ratios as a stored entry, with the provenance that a reader needs."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
     schedule = config.schedule
+    doubt = "" if outcome.confirmed else ", gain not confirmed"
     amplified = "amplification in the loop" if schedule.k != 1 else "without amplification"
     provenance = {
         "kind": "searched",
@@ -132,7 +139,7 @@ def preset_of(
         height=config.height,
         width=config.width,
         ratios=outcome.best.ratios,
-        source=f"crdiff search, {config.captions} captions",
+        source=f"crdiff search, {config.captions} captions{doubt}",
         model=model,
         k=outcome.best.k,
         provenance=provenance,

@@ -36,7 +36,7 @@ from harness.searching.sampler import (
     values_of,
     worker_of,
 )
-from harness.searching.stopping import LEVEL, estimate, hopeless, wilcoxon_prunes
+from harness.searching.stopping import Looks, by_caption, estimate, wilcoxon_prunes
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Worker:
         mine = [trial for trial in trials if worker_of(trial) == self.number]
         number = sum(1 for t in mine if counts(t) or REPEATED in t.user_attrs)
         if self.config.sampler == "anneal":
-            sampler = AnnealSampler(self.schedule, self.config.seed, self.number)
+            sampler = AnnealSampler(self.schedule, self.config.seed, self.number, self.config.seeds)
             if sampler.chain(trials).done:
                 return None
         else:
@@ -139,7 +139,12 @@ class Worker:
             if self.number == 0:
                 self._enqueue_first()
         self.study.sampler = make_sampler(
-            self.config.sampler, self.schedule, self.config.seed, self.number, number
+            self.config.sampler,
+            self.schedule,
+            self.config.seed,
+            self.number,
+            number,
+            self.config.seeds,
         )
         trial = self.study.ask()
         trial.set_user_attr(WORKER, self.number)
@@ -203,11 +208,12 @@ class Worker:
         if current is None or base is None or current.score is None:
             return lambda values: None
         score = current.score
-        margin = sampler.annealer.needed - score
+        seeds = self.config.seeds
+        looks = Looks(sampler.annealer.needed - score, self.total // seeds)
 
         def rule(values: np.ndarray) -> float | None:
             seen = ~np.isnan(values)
-            if hopeless(values[seen], base[seen], margin, self.total, LEVEL):
+            if looks.hopeless(by_caption(values - base, seeds), float(seen.mean())):
                 return estimate(values[seen], base[seen], score)
             return None
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from crdiff_ext.anneal import Annealer, Trial
 from crdiff_ext.errors import CRDiffError
 from crdiff_ext.schedule import Schedule, State
+from harness.searching.stopping import by_caption
 
 WORKER, FAILURE, REPEATED, EVALUATION = "worker", "failure", "repeated", "evaluation"
 """User attributes of a study's trials. A failed trial with neither ``failure`` (the reason) nor
@@ -75,15 +76,16 @@ def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return max(whole, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def noise_of(one: FrozenTrial, other: FrozenTrial) -> float | None:
+def noise_of(one: FrozenTrial, other: FrozenTrial, seeds: int = 1) -> float | None:
     """Standard error of two whole trials' mean paired difference; None if one was not seen whole.
 
-    It says by how much their order can be luck of the captions; T0 is measured in it.
+    It says by how much their order can be luck of the captions, each of ``seeds`` images; T0 is
+    measured in it.
     """
     if not (is_whole(one) and is_whole(other)):
         return None
     values, others = values_of(one), values_of(other)
-    gaps = np.array([values[item] - others[item] for item in values])
+    gaps = by_caption(np.array([values[i] - others[i] for i in range(len(values))]), seeds)
     return float(gaps.std(ddof=1) / np.sqrt(len(gaps)))
 
 
@@ -97,7 +99,8 @@ def schedule_of(schedule: Schedule, seed: int, worker: int) -> Schedule:
     if worker == 0:
         return schedule
     draws = random.Random(f"start/{seed}/{worker}")
-    start = [round(draws.uniform(schedule.low, schedule.high), 4) for _ in range(3)]
+    low, high = schedule.low, schedule.high
+    start = [min(high, max(low, round(draws.uniform(low, high), 4))) for _ in range(3)]
     if schedule.uniform:
         start = [start[0]] * 3
     return replace(schedule, start=(start[0], start[1], start[2]))
@@ -112,13 +115,16 @@ class AnnealSampler(optuna.samplers.BaseSampler):
         schedule: see :class:`crdiff_ext.schedule.Schedule`.
         seed: of the whole search; every worker draws numbers of its own from it.
         worker: whose chain this is; the study's trials say theirs in their user attributes.
+        seeds: images of each caption in a trial's values.
 
     Attributes:
         annealer: the chain with the state that was asked for last, for ``needed`` and ``current``.
     """
 
-    def __init__(self, schedule: Schedule | None = None, seed: int = 0, worker: int = 0) -> None:
-        self.worker = worker
+    def __init__(
+        self, schedule: Schedule | None = None, seed: int = 0, worker: int = 0, seeds: int = 1
+    ) -> None:
+        self.worker, self.seeds = worker, seeds
         self.schedule = schedule_of(schedule or Schedule(), seed, worker)
         self._seed = seed_of(seed, worker, "chain")
         self._random = optuna.samplers.RandomSampler(seed=self._seed)
@@ -138,7 +144,7 @@ class AnnealSampler(optuna.samplers.BaseSampler):
                 if state.is_dense and is_whole(trial):
                     annealer.know_baseline(trial.value)
             elif not annealer.done:
-                noise = None if first is None else noise_of(first, trial)
+                noise = None if first is None else noise_of(first, trial, self.seeds)
                 annealer.adopt(state)
                 annealer.tell(trial.value, was_stopped(trial), noise)
                 first = first or (trial if is_whole(trial) else None)
@@ -185,12 +191,17 @@ class AnnealSampler(optuna.samplers.BaseSampler):
 
 
 def make_sampler(
-    name: str, schedule: Schedule, seed: int = 0, worker: int = 0, number: int = 0
+    name: str,
+    schedule: Schedule,
+    seed: int = 0,
+    worker: int = 0,
+    number: int = 0,
+    seeds: int = 1,
 ) -> optuna.samplers.BaseSampler:
     """A sampler for a worker's trial ``number``. Raises CRDiffError for an unknown name."""
     own = seed_of(seed, worker, number)
     if name == "anneal":
-        return AnnealSampler(schedule, seed, worker)
+        return AnnealSampler(schedule, seed, worker, seeds)
     if name == "tpe":
         return optuna.samplers.TPESampler(
             seed=own, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True

@@ -4,41 +4,80 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import optuna
 from scipy import stats
 
 LEAST = 8
-"""Captions that are always seen: fewer say little about their own spread."""
+"""Captions that are always seen, and between two looks: fewer say little about their own spread."""
 
 WILCOXON = 0.1  # p of Optuna's pruner: its default
 
 LEVEL = 0.02
-"""Chance, at each look, of giving up a state that would have been accepted."""
+"""Chance, over all looks at a state, of giving it up where it would have been accepted."""
 
 
-def hopeless(
-    values: np.ndarray, reference: np.ndarray, needed: float, total: int, level: float = LEVEL
-) -> bool:
-    """Whether the mean over all ``total`` captions surely stays below ``needed``.
+@dataclass
+class Looks:
+    """The looks at one state: whether to go on with it, asked after each batch.
 
-    ``values`` [n] and ``reference`` [n] are of the same captions, ``needed`` is relative to the
-    reference's mean: a one-sided paired t test of mean(values - reference) >= needed. The captions
-    are a part of a fixed set, so the standard error has the finite population's factor: it is
-    nothing when all were seen. A move up, and a move down that the drawn u allows, are kept at
-    confidence 1 - ``level``.
+    Args:
+        needed: what the mean of values - reference has to reach for the state to be accepted.
+        captions: how many there are.
+        level: for all looks together; each gets its part (Bonferroni).
     """
-    n = len(values)
-    if n < min(LEAST, total):
-        return False
-    gaps = np.asarray(values, float) - np.asarray(reference, float)
+
+    needed: float
+    captions: int
+    level: float = LEVEL
+    _due: int = LEAST
+
+    def hopeless(self, gaps: np.ndarray, share: float) -> bool:
+        """Whether the mean over all captions surely stays below ``needed``.
+
+        ``gaps`` [n]: values - reference of the captions seen so far, means over their seeds;
+        ``share``: how much of all images they are. Looks only where ``LEAST`` more captions were
+        seen since the last time, however small the batches. A move up, and a move down that the
+        drawn u allows, are kept at confidence 1 - ``level``.
+        """
+        n = len(gaps)
+        if n < min(self._due, self.captions):
+            return False
+        self._due = (n // LEAST + 1) * LEAST
+        looks = max(1, math.ceil(self.captions / LEAST) - 1)
+        return surely_below(gaps, self.needed, share, self.level / looks)
+
+
+def surely_below(gaps: np.ndarray, needed: float, share: float, level: float) -> bool:
+    """A one-sided t test that rejects mean >= ``needed``, of ``gaps`` [n] that are a ``share``.
+
+    They are a part of a fixed set, so the standard error has the finite population's factor: it is
+    nothing when all were seen. A long tail on the right, of which few samples have seen enough, is
+    allowed for by Hall's transformation of t (1992, Journal of the Royal Statistical Society B 54,
+    221-228); one on the left only makes giving up rarer, and is left alone.
+    """
     mean = float(gaps.mean())
     if mean >= needed or not math.isfinite(needed):
         return False
-    left = math.sqrt(max(0.0, 1 - n / total))
-    error = float(gaps.std(ddof=1)) / math.sqrt(n) * left
-    return error == 0 or float(stats.t.sf((needed - mean) / error, n - 1)) < level
+    spread, left = float(gaps.std(ddof=1)), 1 - share
+    if spread == 0 or left <= 0:
+        return True
+    n = len(gaps) / left
+    below = (needed - mean) / spread
+    skew = max(0.0, float(((gaps - mean) ** 3).mean() / gaps.std() ** 3))
+    t = below - skew * below**2 / 3 + skew**2 * below**3 / 27 - skew / (6 * n)
+    return float(stats.t.sf(math.sqrt(n) * t, len(gaps) - 1)) < level
+
+
+def by_caption(values: np.ndarray, seeds: int) -> np.ndarray:
+    """Means [captions seen] over those of each caption's ``seeds`` images that are not NaN.
+
+    Captions, not images, are independent of each other.
+    """
+    rows = values.reshape(-1, seeds)
+    return np.nanmean(rows[~np.isnan(rows).all(1)], axis=1)
 
 
 def estimate(values: np.ndarray, reference: np.ndarray, reference_score: float) -> float:

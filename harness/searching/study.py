@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
 from crdiff_ext.errors import CRDiffError
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "crdiff"
 """User attribute of the study: what all its scores depend on."""
@@ -35,20 +39,33 @@ def open_storage(where: str | None, folder: Path) -> optuna.storages.BaseStorage
         _connect(path).close()
         # Optuna asks whether its tables are there, then makes them: two processes would collide.
         making = FileLock(folder / "study.lock", timeout=_PATIENCE)
-    if where.startswith(_JOURNAL):
-        backend = optuna.storages.journal.JournalFileBackend(where.removeprefix(_JOURNAL))
-        return optuna.storages.JournalStorage(backend)
     if where.startswith("sqlite") and not engine:
         engine = {"connect_args": {"timeout": _PATIENCE}}
     try:
+        if where.startswith(_JOURNAL):
+            return _open_journal(where.removeprefix(_JOURNAL))
         with making:
             return optuna.storages.RDBStorage(where, engine_kwargs=engine)
-    except (SQLAlchemyError, ImportError, ValueError, RuntimeError, Timeout) as error:
-        first = str(error).strip().splitlines()[0]
+    except (SQLAlchemyError, ImportError, ValueError, OSError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CRDiffError(
             f"the storage {where} can't be used ({first}): give --storage a database URL such as "
             "sqlite:///study.db, or journal:FILE"
         ) from error
+
+
+def _open_journal(path: str) -> optuna.storages.BaseStorage:
+    """Optuna's journal in a file. Raises ValueError for a damaged one, and OSError."""
+    if not path:
+        raise ValueError("no file is named")
+    # Where symbolic links need a right of their own, Optuna's other lock.
+    lock = optuna.storages.journal.JournalFileOpenLock(path) if os.name == "nt" else None
+    try:
+        return optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(path, lock_obj=lock)
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged or no journal") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -96,6 +113,24 @@ def open_study(
             "go on with it"
         )
     return study
+
+
+@contextmanager
+def concluding(folder: Path) -> Iterator[None]:
+    """One process at a time confirms the best of a search and writes what was found to its folder.
+
+    The others wait; the system lets the lock go if its holder is killed.
+    """
+    lock = FileLock(folder / "conclusion.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process is confirming the best: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

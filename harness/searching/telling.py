@@ -92,6 +92,8 @@ def tell(worker: Worker, outcome: Outcome, cost: dict[str, float], drawn: int) -
         )
     if outcome.refuted:
         print("worse than dense on captions that took no part, so there are no ratios to store")
+    elif outcome.held_out is not None and not outcome.confirmed:
+        print("not confirmed: on captions that took no part, the gain is not told apart from none")
     print(f"reward: {worker.config.reward}")
     if drawn:
         print(

@@ -104,6 +104,10 @@ def _scorer(name: str, weights: Path | None) -> Any:
             f"the reward {name} is not part of this version: only the embedded model can be "
             "searched, with its own reward"
         ) from error
+    if name.partition(":")[0] not in scorers.SCORERS:
+        kinds = {one: scorers.scorer_class(one) for one in scorers.SCORERS}
+        known = [one for one, kind in kinds.items() if issubclass(kind, scorers.ImageScorer)]
+        raise CRDiffError(f"the reward {name!r} is not known: use one of {', '.join(known)}")
     if weights is None:
         raise CRDiffError(
             f"the reward {name} needs its weights: give their folder with --reward-weights"

@@ -99,6 +99,19 @@ def test_a_dense_start_is_drawn_once() -> None:
     assert len(kinds) == 10
 
 
+def test_k_of_zero_is_no_trap() -> None:
+    """At k = 0 every ratio is dense, and no move of one value leads away."""
+    search = Refinement(State(Ratios(0.3, 0.2, 0.3), 0.0), seeds=(1,), budget=8)
+    assert search.start == State(Ratios(0.3, 0.2, 0.3), 1.5)
+    judge(search)
+    assert [j.round.kind for j in search.judged] == ["dense", "start"] + ["candidate"] * 6
+    assert len({j.round.state for j in search.judged}) == 8
+    again = Refinement.from_dict(search.to_dict())
+    assert [j.round for j in again.judged] == [j.round for j in search.judged]
+    with pytest.raises(CRDiffError, match="k is 0, which is the dense model"):
+        Refinement(State(Ratios(0.3, 0.2, 0.3), 0.0), seeds=(1,), budget=8, search_k=False)
+
+
 def test_misuse_is_told() -> None:
     with pytest.raises(CRDiffError, match="too small for 4 seeds: 12"):
         Refinement(START, range(4), 11)

@@ -17,7 +17,14 @@ from harness.searching.compare import PLAIN, Curve, contenders, makers, race, wi
 from harness.searching.grid import GRID, Grid
 from harness.searching.landscapes import synthetic
 from harness.searching.refine_gain import IMAGES, gain, gains, schedules
-from harness.searching.stopping import LEVEL, estimate, hopeless, wilcoxon_prunes
+from harness.searching.stopping import (
+    LEVEL,
+    Looks,
+    by_caption,
+    estimate,
+    surely_below,
+    wilcoxon_prunes,
+)
 
 
 def a_grid(captions: int = 24) -> Grid:
@@ -26,28 +33,54 @@ def a_grid(captions: int = 24) -> Grid:
     return Grid(((0.0, 0.5, 0.8), (0.0, 0.8), (0.0, 0.5, 0.8)), rewards, {"made": "here"})
 
 
-def test_a_move_that_would_be_accepted_is_hardly_ever_given_up() -> None:
-    """At the edge of acceptance, four looks: each errs in at most LEVEL of all cases."""
+def given_up(gaps: np.ndarray, batch: int) -> int:
+    """After how many captions a state with these gaps is given up, where 0 is needed; else 0."""
+    looks = Looks(0.0, len(gaps))
+    ends = range(batch, len(gaps), batch)
+    return next((n for n in ends if looks.hopeless(gaps[:n], n / len(gaps))), 0)
+
+
+@pytest.mark.parametrize(
+    ("captions", "batch", "skew", "most"),
+    [
+        (32, 8, 0, LEVEL), (32, 1, 0, LEVEL), (128, 8, 0, LEVEL), (128, 1, 0, LEVEL),
+        (32, 1, 1, 4 * LEVEL), (128, 1, 1, 4 * LEVEL),
+    ],
+)  # fmt: skip
+def test_a_move_that_would_be_accepted_is_hardly_ever_given_up(
+    captions: int, batch: int, skew: int, most: float
+) -> None:
+    """At the very edge of acceptance, whatever the batch; a long tail, of which a few captions
+    tell too little, costs more."""
     draws = np.random.default_rng(1)
+    n = 250
     wrong = 0
-    n = 600
     for _ in range(n):
-        reference = draws.normal(size=32)
-        gaps = draws.normal(0, 0.3, 32)
-        gaps -= gaps.mean() + 0.05  # the mean is exactly what is needed
-        values = reference + gaps
-        wrong += any(hopeless(values[:seen], reference[:seen], -0.05, 32) for seen in (8, 16, 24))
-    assert wrong / n < 3 * LEVEL + 4 * np.sqrt(3 * LEVEL / n)
+        gaps = draws.exponential(size=captions) if skew else draws.normal(size=captions)
+        wrong += given_up(gaps - gaps.mean() + 1e-9, batch) > 0
+    assert wrong / n < most + 2 * np.sqrt(most / n)
 
 
 def test_a_hopeless_state_is_given_up_and_a_hopeful_one_is_not() -> None:
-    reference = np.linspace(-1, 1, 32)
-    noise = np.random.default_rng(2).normal(0, 0.1, 8)
-    assert hopeless(reference[:8] - 1 + noise, reference[:8], -0.1, 32)
-    assert not hopeless(reference[:8] + noise, reference[:8], -0.1, 32)
-    assert not hopeless(reference[:4] - 9, reference[:4], -0.1, 32)  # too few say anything
-    assert not hopeless(reference[:8] - 9, reference[:8], -np.inf, 32)
-    assert estimate(reference[:8] - 1, reference[:8], 0.5) == pytest.approx(-0.5)
+    noise = np.random.default_rng(2).normal(0, 0.1, 32)
+    assert given_up(noise - 1, 1) == given_up(noise - 1, 8) == 8
+    assert given_up(noise - 0.08, 8) > 8
+    assert given_up(noise + 0.1, 1) == 0
+    tail = np.random.default_rng(3).exponential(size=32) ** 2
+    for far in (1, 4, 9, 99):  # the allowance for the tail does not grow without end
+        assert 0 < given_up(tail - tail.mean() - far * tail.std(), 8) <= (24 if far < 9 else 8)
+    assert not Looks(-np.inf, 32).hopeless(noise - 9, 0.5)
+    assert not Looks(0.0, 32).hopeless(noise[:4] - 9, 4 / 32)  # too few say anything
+    assert estimate(noise[:8] - 1, noise[:8], 0.5) == pytest.approx(-0.5)
+
+
+def test_seeds_of_a_caption_are_no_further_captions() -> None:
+    values = np.array([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
+    assert by_caption(values, 2).tolist() == [2.0, 5.0]
+    assert by_caption(values[:2], 1).tolist() == [1.0, 3.0]
+    gaps = np.random.default_rng(4).normal(-0.4, 1, 8)
+    assert surely_below(np.repeat(gaps, 4), 0.0, 0.25, 0.02)  # what four seeds would pretend
+    assert not surely_below(by_caption(np.repeat(gaps, 4), 4), 0.0, 0.25, 0.02)
 
 
 def test_optunas_wilcoxon_pruner_is_asked_rightly() -> None:

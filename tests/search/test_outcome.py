@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from crdiff_ext.errors import CRDiffError
@@ -19,6 +21,8 @@ from harness.embedded.scenes import caption, prompt_set
 from harness.searching.authors import read_config, write_config
 from harness.searching.objective import Tally
 from harness.searching.outcome import conclude, preset_of, report
+from harness.searching.sampler import WORKER, space
+from harness.searching.study import concluding
 from harness.searching.telling import Clock
 from harness.searching.texts import split_prompts
 from tests.search.synthetic import Synthetic, config, work
@@ -32,7 +36,7 @@ def test_the_preset_was_confirmed_and_says_where_it_comes_from(tmp_path: Path) -
     confirm = Synthetic()
     outcome = conclude(worker.study, settings, confirm)
     assert outcome is not None
-    assert (outcome.beats_dense, outcome.refuted) == (True, False)
+    assert (outcome.beats_dense, outcome.confirmed, outcome.refuted) == (True, True, False)
     assert {state for state, _ in confirm.asked} == {outcome.best, COOL.dense}
     preset = preset_of(outcome, settings, worker.study, "embedded", "the embedded model")
     assert (preset.family, preset.height, preset.width) == ("embedded", 64, 64)
@@ -75,7 +79,48 @@ def test_what_held_out_captions_call_worse_is_refuted(tmp_path: Path) -> None:
     worker = work(tmp_path, settings)
     lost = conclude(worker.study, settings, Elsewhere())
     assert lost is not None
-    assert (lost.beats_dense, lost.refuted) == (True, True)
+    assert (lost.beats_dense, lost.confirmed, lost.refuted) == (True, False, True)
+
+
+def test_a_better_state_that_comes_meanwhile_is_the_one_that_is_confirmed(tmp_path: Path) -> None:
+    """Another worker beats the best while its held-out images are drawn."""
+    settings = config(schedule=COOL, held_out=32)
+    worker = work(tmp_path, settings)
+    better = {"down": 0.41, "mid": 0.23, "up": 0.37}
+
+    class Meanwhile(Synthetic):
+        def values(self, state: State, batch: int) -> np.ndarray:
+            if not self.asked:
+                trial = optuna.trial.create_trial(
+                    params=better, distributions=space(COOL), value=9.0, user_attrs={WORKER: 1}
+                )
+                worker.study.add_trial(trial)
+            return super().values(state, batch)
+
+    outcome = conclude(worker.study, settings, Meanwhile())
+    assert outcome is not None
+    assert outcome.best.ratios == Ratios(**better)
+    assert outcome.held_out is not None
+    assert outcome.held_out["state"] == outcome.best.as_dict()
+    later = Synthetic()
+    assert conclude(worker.study, settings, later) == outcome
+    assert not later.asked  # whoever comes next draws nothing
+
+
+def test_one_process_at_a_time_concludes(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    def other() -> None:
+        with concluding(tmp_path):
+            events.append("other")
+
+    with concluding(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.3)
+        events.append("this")
+    thread.join(10)
+    assert events == ["this", "other"]
 
 
 def test_the_curve_rises_and_counts_images(tmp_path: Path) -> None:
@@ -173,10 +218,20 @@ def test_judging_and_confirming_captions_differ_and_the_demos_are_in_neither(
         ("search --size 64x64 --search-k 2", "lowest and the highest"),
         ("search --size 64x64 --set heat=1", "no setting 'heat'"),
         ("search --size 64x64 --set step", "not understood"),
+        ("search --size 64x64 --set iterations=3.5", "iterations is 3.5: a whole number"),
+        ("search --size 64x64 --set start=[0.1,0.2]", "a list of 3 numbers"),
+        ("search --size 64x64 --set start=0.1", "a list of 3 numbers"),
+        ("search --size 64x64 --set k_range=[1,2,3]", "a list of 2 numbers"),
+        ("search --size 64x64 --k 0", "k is 0, which is the dense model"),
+        ("search --size 64x64 --write-config .", "is a folder: give --write-config a file"),
+        ("search --size 64x64 --storage journal:/", "can't be used"),
+        ("search --size 64x64 --reward nope", "the reward 'nope' is not known: use one of clip"),
         ("search --size 64x64 --sampler best", "not known"),
         ("search --size 64x64 --model sdxl", "give --prompts"),
         ("refine phoenix --size 64x64", "does not understand 'phoenix'"),
         ("refine phoenix --size 64x64 --seeds 0", "at least 1"),
+        ("refine phoenix --size 64x64 --budget 5", "6 are needed"),
+        ("refine phoenix --size 64x64 --k 0 --fix-k", "k is 0, which is the dense model"),
     ],
 )
 def test_bad_input_is_one_sentence(

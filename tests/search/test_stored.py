@@ -88,6 +88,19 @@ def test_the_command_stores_what_won_and_takes_back_what_lost(
     assert "removed" not in capsys.readouterr().out
 
 
+def test_a_gain_that_is_not_confirmed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search_with(monkeypatch, with_held_out(WON), tmp_path / "won")
+    assert "not confirmed" not in capsys.readouterr().out
+    (won,) = load_presets(tmp_path / "won" / "presets.json")
+    assert won.source == "crdiff search, 32 captions"
+    search_with(monkeypatch, with_held_out((-0.1, 0.1, 0.3)), tmp_path / "open")
+    assert "not confirmed" in capsys.readouterr().out
+    (unsure,) = load_presets(tmp_path / "open" / "presets.json")
+    assert unsure.source == "crdiff search, 32 captions, gain not confirmed"
+
+
 def test_what_others_wrote_to_write_config_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -109,6 +109,15 @@ def test_without_stored_ratios_it_starts_from_the_sliders(world):
     assert world.drawn[2].crdiff_job.acted()
 
 
+def test_k_of_zero_starts_from_the_usual_k_where_k_is_searched(world):
+    """At 0 every candidate would be the dense image."""
+    world.run(world.p(args=arguments(k=0)), **ASKED)
+    asked = [q.crdiff_job.settings for q in world.drawn[2:]]
+    assert (asked[0].ratios, asked[0].k) == (STORED, 1.5)
+    assert len({(settings.ratios, settings.k) for settings in asked}) == 5
+    assert all(settings.k > 0 for settings in asked)
+
+
 BAD = [
     ({"budget": 5}, {}, "budget is 5: with 2 seeds at least 6 images are needed"),
     ({"seeds": 0}, {}, "seeds is 0: a whole number from 1 to 16 is needed"),
