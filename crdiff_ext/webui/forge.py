@@ -1,4 +1,4 @@
-"""CR-Diff in the Forge family: Forge, Forge Neo, and by capability reForge and Forge Classic.
+"""CR-Diff in the Forge family: Forge, Forge Neo, reForge, and by capability Forge Classic.
 
 Each UNet call goes through one wrapper on a clone of the model's UNet patcher
 (``set_model_unet_function_wrapper``; called by backend/sampling/sampling_function.py). It gets
@@ -110,7 +110,8 @@ class ForgeAdapter:
             self._put(p, job, _begin(p))
 
     def settle(self) -> None:
-        """Nothing: the chosen model is told by the page's choice, whatever is in memory."""
+        """Have the chosen checkpoint loaded, in hosts that don't wait for the generation."""
+        self._models.settle()
 
     def loaded_model(self) -> ModelFacts | None:
         """The model that the next generation uses: in memory, or chosen and told by its file."""

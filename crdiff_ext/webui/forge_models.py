@@ -67,6 +67,15 @@ class Models:
         facts = None if info is None else self._facts_of_file(Path(info.filename))
         return None if facts is None else _unless_it_edits(replace(facts, hash=_hash(info)), info)
 
+    def settle(self) -> None:
+        """Have the chosen checkpoint loaded, where a host does that when it is chosen (reForge).
+
+        There a refiner's or a hires pass' checkpoint stays in memory until the next generation.
+        """
+        data = self._sd_models.model_data
+        if not hasattr(data, "forge_loading_parameters") and data.sd_model is not None:
+            self._sd_models.reload_model_weights()  # nothing, if it is the chosen one
+
     def _facts_of_file(self, path: Path) -> ModelFacts | None:
         if path.suffix != ".safetensors" or not path.is_file():
             return None
@@ -108,13 +117,24 @@ def _hash(info: Any) -> str:
 
 def _examine(sd_model: Any, model: Any, online: Online | None) -> ModelFacts:
     name = _name(getattr(sd_model, "sd_checkpoint_info", None))
-    predictor = getattr(model, "predictor", None) or getattr(model, "model_sampling", None)
-    prediction = getattr(predictor, "prediction_type", None)
     try:
-        family = identify_module(model.diffusion_model, prediction_type=prediction)
+        family = identify_module(model.diffusion_model, prediction_type=_prediction(model))
         return ModelFacts(family, name, why_unreadable(model.diffusion_model, online, family))
     except CRDiffError as error:
         return ModelFacts(UNKNOWN, name, f"this model is not supported: {error}")
+
+
+def _prediction(model: Any) -> str | None:
+    """What the model predicts, as ``identify_module`` calls it.
+
+    reForge and Forge Classic tell it by a class alone (ldm_patched/modules/model_sampling.py).
+    """
+    predictor = getattr(model, "predictor", None)
+    if predictor is not None:
+        return getattr(predictor, "prediction_type", None)
+    classes = [kind.__name__ for kind in type(getattr(model, "model_sampling", None)).__mro__]
+    names = {"V_PREDICTION": "v_prediction", "EPS": "epsilon"}  # a V_PREDICTION is an EPS too
+    return next((names[name] for name in classes if name in names), None)
 
 
 def _facts_in(path: Path) -> ModelFacts:

@@ -25,7 +25,7 @@ from ..families import Family
 from ..pruning import PrunePlan
 from ..settings import ALL, Ratios
 from ..weights import PrunedWeights
-from .forge_online import Online, is_gguf, quantized
+from .forge_online import Online, is_cast, is_gguf, quantized
 
 UNKNOWN_TRANSFORMER = (
     "this model is not supported: it is a transformer of another structure than SD3, SD3.5, FLUX "
@@ -113,8 +113,8 @@ class ForgeWeights:
         modules = [layer.module for layer in self._layers()]
         if self._online is not None and not all(self._is_plain(m) for m in modules):
             return self._patched(self._online, plan, factor)
-        if any(getattr(module, "weight_function", None) for module in modules):
-            # ldm_patched, weights swapped out: LoRA is added at each forward, after our mask
+        if self._online is None and any(getattr(m, "weight_function", None) for m in modules):
+            # Of a way that is not known here: LoRA would be added after our mask.
             raise CRDiffError(
                 "LoRA on swapped weights can't be pruned in this WebUI: let it load the whole model"
             )
@@ -143,21 +143,30 @@ class ForgeWeights:
         return self._found
 
     def _compute_dtype(self) -> torch.dtype | None:
-        """The type of activations; None where the host keeps no account of it."""
-        found = getattr(self._unet_owner(), "computation_dtype", None)
-        return found if isinstance(found, torch.dtype) else None
+        """The type of activations; None where the host keeps no account of it.
+
+        In reForge and Forge Classic (``apply_model`` of ldm_patched/modules/model_base.py) it is
+        the UNet's own, unless another one is set.
+        """
+        owner = self._unet_owner()
+        accounts = (
+            getattr(owner, "computation_dtype", None),
+            getattr(owner, "manual_cast_dtype", None),
+            getattr(owner.diffusion_model, "dtype", None),
+        )
+        return next((found for found in accounts if isinstance(found, torch.dtype)), None)
 
     def _is_exact(self, layer: Any) -> bool:
         """Whether masking the stored weight and the effective one is the same."""
         if self._is_packed(layer) or (self._online is not None and self._online.changes(layer)):
             return False
-        if self._online is None or not getattr(layer, "parameters_manual_cast", False):
+        if self._online is None or not is_cast(layer):
             return True
         return is_exact_cast(layer.weight.dtype, self._compute_dtype())
 
     def _is_plain(self, layer: Any) -> bool:
         """Whether the layer's forward uses its weight as it is stored."""
-        if getattr(layer, "parameters_manual_cast", False) or self._is_packed(layer):
+        if is_cast(layer) or self._is_packed(layer):
             return False
         return self._online is None or not self._online.changes(layer)
 

@@ -13,15 +13,20 @@ from pathlib import Path
 
 from tests.live.host import HERE, Installation
 
-FIRST = {"a1111": "tiny-sd1.safetensors", "forge": "random-sd15.safetensors"}
+SMALL = bool(os.environ.get("CRDIFF_LIVE_SMALL"))
+"""Not SD1.5's true size; reForge and Forge Classic load it, Forge and Forge Neo don't."""
+
+_FORGE = "random-small" if SMALL else "random-sd15"
+
+FIRST = {"a1111": "tiny-sd1.safetensors", "forge": f"{_FORGE}.safetensors"}
 """What a host loads first."""
 
-SECOND = {"a1111": "tiny-sd1-b.safetensors", "forge": "random-sd15-b.safetensors"}
+SECOND = {"a1111": "tiny-sd1-b.safetensors", "forge": f"{_FORGE}-b.safetensors"}
 """Another one of the same architecture."""
 
 MADE = {
     "a1111": ("tiny-sd1", "tiny-sd1-b", "tiny-sd1-v", "tiny-sd1-inpaint", "tiny-sdxl"),
-    "forge": ("random-sd15", "random-sd15-b"),
+    "forge": (_FORGE, f"{_FORGE}-b"),
 }
 """The checkpoints that ``make`` leaves in the folder, each ``.safetensors``."""
 
@@ -35,6 +40,7 @@ def make(installation: Installation, folder: Path) -> None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("PYTHONPATH", None)
     command = [installation.python, maker, installation.folder, folder]
+    command += ["small"] if SMALL and installation.family == "forge" else []
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -21,15 +21,21 @@ RESULTS = pytest.StashKey[dict[str, Any]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark all tests here as live; leave out those whose module's ``HOST`` is another host."""
+    """Mark all tests here as live; leave out those whose module is for another host.
+
+    ``HOST`` of the module names a host or a family, ``WITHOUT`` hosts of that family.
+    """
     here = Path(__file__).parent
     found = Installation.find()
     others = []
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.live)
-            host = getattr(getattr(item, "module", None), "HOST", None)
-            if found is not None and host not in (None, found.kind, found.family):
+            module = getattr(item, "module", None)
+            host, without = getattr(module, "HOST", None), getattr(module, "WITHOUT", ())
+            if found is not None and (
+                host not in (None, found.kind, found.family) or found.kind in without
+            ):
                 others.append(item)
     if others:
         config.hook.pytest_deselected(items=others)

@@ -39,8 +39,17 @@ _FLAGS = {
     "a1111": [*_COMMON, "--no-download-sd-model", *_A1111],
     "forge": [*_COMMON, "--no-download-sd-model", "--always-cpu"],
     "neo": [*_COMMON, "--cpu"],  # it refuses flags that it does not know
+    "reforge": [*_COMMON, "--no-download-sd-model", "--always-cpu"],
+    "classic": [*_COMMON, "--no-download-sd-model", "--always-cpu"],
 }
-FULL_PRECISION = {"a1111": ["--no-half"], "forge": [], "neo": []}
+_PATCHED_FP32 = ["--all-in-fp32", "--vae-in-fp32", "--clip-in-fp32", "--no-half"]
+FULL_PRECISION = {
+    "a1111": ["--no-half"],
+    "forge": [],
+    "neo": [],
+    "reforge": _PATCHED_FP32,
+    "classic": _PATCHED_FP32,
+}
 """Flags beside the common ones for fp32 weights."""
 
 _OPTIONS: dict[str, Any] = {
@@ -84,7 +93,7 @@ class Installation:
 
     folder: Path
     python: Path
-    kind: str  # "a1111", "forge" or "neo"
+    kind: str  # "a1111", "forge", "neo", "reforge" or "classic"
 
     @property
     def family(self) -> str:
@@ -215,6 +224,8 @@ def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
 
 
 def _kind(folder: Path) -> str:
+    if (folder / "ldm_patched").is_dir() and not (folder / "backend").is_dir():
+        return "reforge" if [*folder.glob("extensions-builtin/reForge-*")] else "classic"
     if not (folder / "backend").is_dir():
         return "a1111"
     version = folder / "modules_forge" / "forge_version.py"

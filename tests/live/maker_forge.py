@@ -10,7 +10,10 @@ T5 there are the norms alone: Forge demands a T5 state dict of more than 16 tens
 encoder (4.7 GB in fp8, which nobody writes to or reads, so that they take no memory), and by its
 options leaves it out ("Enable T5" is off).
 
-    maker_forge.py WEBUI FOLDER [sdxl|sd3]    (WEBUI is not needed; every maker is called alike)
+"small" is for reForge and Forge Classic, which read a UNet's shape off its file: SD1.5's names,
+text encoder and VAE, and two levels of 320 channels. CR-Diff knows no family for it.
+
+    maker_forge.py WEBUI FOLDER [small|sdxl|sd3]   (WEBUI is not needed; makers are called alike)
 """
 
 from __future__ import annotations
@@ -263,6 +266,10 @@ def describe(family: str) -> None:
         unet("model.diffusion_model.", (1, 2, 4, 4), (1, 1, 1, 0), 1, 768, False)
         clip_l("cond_stage_model.")
         wanted = 859_520_964 + 123_060_480
+    elif family == "small":
+        unet("model.diffusion_model.", (1, 1), (1, 1), 1, 768, False)
+        clip_l("cond_stage_model.")
+        wanted = 65_751_684 + 123_060_480
     elif family == "sd3":
         FP8.update(("model.", "text_encoders.t5xxl."))
         mmdit("model.diffusion_model.")
@@ -303,7 +310,7 @@ def write(path: Path, salt: int) -> None:
 
 if __name__ == "__main__":
     chosen = sys.argv[3] if len(sys.argv) > 3 else "sd15"
-    for salt, suffix in enumerate(("", "-b") if chosen == "sd15" else ("",)):
+    for salt, suffix in enumerate(("", "-b") if chosen in ("sd15", "small") else ("",)):
         target = Path(sys.argv[2]) / f"random-{chosen}{suffix}.safetensors"
         if not target.is_file():
             describe(chosen)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tests.live.host import EXTENSION, HERE, Installation
 
 HOST = "forge"  # and Forge Neo
+WITHOUT = ("reforge", "classic")
 
 
 def test_transformers_of_the_hosts_own_classes(

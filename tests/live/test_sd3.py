@@ -18,6 +18,7 @@ from tests.live.conftest import about
 from tests.live.host import HERE, Installation, Server, running
 
 HOST = "forge"
+WITHOUT = ("reforge", "classic")
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CRDIFF_LIVE_SD3"), reason="CRDIFF_LIVE_SD3 is not set: 6 GB of memory"
 )

@@ -261,7 +261,7 @@ def test_no_copies_where_the_host_is_short_of_memory(world, state):
 
 
 def test_hosts_without_online_patches(world):
-    """reForge and Forge Classic (ldm_patched): stored weights are masked, cast or not."""
+    """Forge Classic (ldm_patched): stored weights are masked, cast or not."""
     host = world(UNet(dtype=torch.float16, manual_cast=True), online=False)
     off = run(host, None)[0]
     image, _, passes = run(host)

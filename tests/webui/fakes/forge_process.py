@@ -153,7 +153,7 @@ class Host:
         self.hooks: list[Any] = []  # process_before_every_sampling of each script, in order
 
     def modules(self, online=True) -> dict[str, Any]:
-        """What ``sys.modules`` needs for it; without ``online``: reForge and Forge Classic."""
+        """What ``sys.modules`` needs for it; without ``online``: Forge Classic."""
         state = types.SimpleNamespace(name="NORMAL_VRAM")
         made = {
             "modules": {},

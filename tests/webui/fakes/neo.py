@@ -114,6 +114,8 @@ class LowVramPatch:
 class NeoPatcher(UnetPatcher):
     """backend/patcher/base.py: ``load`` merges LoRAs, or leaves them to each forward."""
 
+    cast = "parameters_manual_cast"  # what the layers call it
+
     def __init__(self, model) -> None:
         super().__init__(model)
         self.patches: dict[str, Any] = {}
@@ -129,16 +131,16 @@ class NeoPatcher(UnetPatcher):
             model.get_submodule(key).weight = weight
         model.backup.clear()
         for module in model.modules():
-            if hasattr(module, "prev_parameters_manual_cast"):
-                module.parameters_manual_cast = module.prev_parameters_manual_cast
-                del module.prev_parameters_manual_cast
+            if hasattr(module, f"prev_{self.cast}"):
+                setattr(module, self.cast, getattr(module, f"prev_{self.cast}"))
+                delattr(module, f"prev_{self.cast}")
                 module.weight_function = []
         for key, patches in self.patches.items():
             layer = model.get_submodule(key)
             if self.online:
                 layer.weight_function = [LowVramPatch(key, self.patches)]
-                layer.prev_parameters_manual_cast = layer.parameters_manual_cast
-                layer.parameters_manual_cast = True
+                setattr(layer, f"prev_{self.cast}", getattr(layer, self.cast))
+                setattr(layer, self.cast, True)
             else:
                 model.backup[key] = layer.weight
                 merged = LowVramPatch(key, {key: patches})(layer.weight.float().clone())

@@ -34,7 +34,8 @@ MID_LAYERS = (
     "joint_blocks.12.x_block.mlp.fc1",  # SD3
     "double_blocks.9.img_mlp.0",  # FLUX
 )
-ON_THE_FLY = importlib.util.find_spec("backend") is not None  # Forge's backend/operations.py
+# Forge's backend/operations.py, and reForge's ldm_patched/modules/ops.py
+ON_THE_FLY = any(map(importlib.util.find_spec, ("backend", "ldm_patched")))
 ZEROS = 0.04  # share of zeros in a weight from which on it counts as pruned
 OFF_BY = 0.02  # relative difference of an output from which on the weight was another one
 

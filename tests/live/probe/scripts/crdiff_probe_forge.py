@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from modules import scripts
 
-HAS_PATCHER = importlib.util.find_spec("backend") is not None
+HAS_PATCHER = any(map(importlib.util.find_spec, ("backend", "ldm_patched")))
 
 
 class Control:
@@ -22,7 +22,7 @@ class Control:
         self.previous_controlnet: Any = None
         self.transformer_options: Any = None
 
-    def get_control(self, x: torch.Tensor, t: Any, cond: Any, batched: int) -> Any:
+    def get_control(self, x: torch.Tensor, t: Any, cond: Any, *more: Any) -> Any:
         """A constant on the middle block's output [n, channels, h, w], by broadcasting."""
         residual = torch.full((1, 1, 1, 1), self.strength, dtype=x.dtype, device=x.device)
         return {"input": [], "middle": [residual], "output": []}
