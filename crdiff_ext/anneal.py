@@ -180,9 +180,9 @@ class Annealer:
         if is_baseline:
             self.know_baseline(score, trial)
             return
-        self._iterations, self._jump = self._iterations + 1, False
-        if accepted:
-            self._current = trial
+        self._iterations += 1
+        if accepted:  # a restart that failed is made again, from the best
+            self._current, self._jump = trial, False
         if judged and (self._best is None or score > self._best.score):  # type: ignore[operator]
             self._best, self._stale = trial, 0
         else:

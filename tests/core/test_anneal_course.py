@@ -9,7 +9,7 @@ import pytest
 
 from crdiff_ext.anneal import Annealer, Trial
 from crdiff_ext.schedule import Schedule, State
-from crdiff_ext.settings import Ratios
+from crdiff_ext.settings import GROUPS, Ratios
 from tests.core.hills import run
 
 PLAIN = Schedule(baseline=False)
@@ -28,6 +28,22 @@ def test_a_restart_goes_from_the_best_of_all_chains() -> None:
     assert all(0.4 <= ratio <= 0.8 for ratio in jump.values())
     own = near.ask(elsewhere=Trial(far, 0.4, False, 0.0)).ratios.as_dict()
     assert all(ratio <= 0.6 for ratio in own.values())
+
+
+def test_a_restart_that_fails_goes_from_the_best_again() -> None:
+    schedule = replace(PLAIN, iterations=40, patience=5, reheats=0, step=0.02, step_floor=0.02)
+    search = Annealer(schedule, 3)
+    search.ask()
+    search.tell(9.0)  # the best from now on
+    for _ in range(5):
+        search.ask()
+        search.tell(0.0)
+    for _ in range(3):
+        state = search.ask()
+        search.tell(None)
+        for group in GROUPS:
+            assert abs(getattr(state.ratios, group) - 0.3) <= 0.02 * schedule.restart_step + 1e-4
+    assert len({trial.state for trial in search.trials}) == 9
 
 
 def test_a_failure_is_not_a_score() -> None:
