@@ -77,6 +77,10 @@ def make_adapter() -> Adapter:
         from .a1111 import A1111Adapter
 
         return A1111Adapter()
+    if there("modules.processing_diffusers") and there("modules.modeldata"):
+        from .diffusers_host import DiffusersAdapter
+
+        return DiffusersAdapter()
     from .no_host import NoAdapter
 
     return NoAdapter()
