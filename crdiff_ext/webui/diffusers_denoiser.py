@@ -75,15 +75,25 @@ class Schedule:
         steps = getattr(self._scheduler, "timesteps", None)
         if steps is None or not len(steps):
             return None
-        index = getattr(self._scheduler, "step_index", None)
-        if index is None:  # before the first step, and in those that don't keep it (DDIM)
-            index = _index_of(timestep, steps)
+        index = self._index(timestep, steps)
         if index is None:
             return None
         if self._first is None:
             self._first = int(index)
         done, left = index - self._first, len(steps) - self._first
         return min(max(done / left, 0.0), math.nextafter(1.0, 0.0)) if left > 0 else None
+
+    def _index(self, timestep: Any, steps: Any) -> int | None:
+        """Of the call's step among ``steps``. FLUX divides its timesteps, so they tell nothing."""
+        scheduler = self._scheduler
+        index = getattr(scheduler, "step_index", None)
+        if index is None:  # before the first step, and in those that don't keep it (DDIM)
+            index = getattr(scheduler, "begin_index", None)
+        if index is None:
+            index = _index_of(timestep, steps)
+        if index is None and hasattr(scheduler, "step_index"):
+            return 0  # it keeps account, and has made no step yet
+        return index
 
     def number(self, level: float) -> int:
         """Of a call among those at its noise level, from 0: what tells cond from uncond."""

@@ -69,8 +69,9 @@ def state_of(layer: Any) -> Hashable:
     """Identity, version and type of a layer's weight, and the LoRAs that the host merged into it.
 
     ``network_current_names`` is the host's note of these: extensions-builtin/Lora/networks.py in
-    AUTOMATIC1111, modules/lora/networks.py in SD.Next.
+    AUTOMATIC1111, modules/lora/networks.py in SD.Next, where lists are in it.
     """
     weight = layer.weight
     version = None if weight.is_inference() else weight._version
-    return id(weight), version, weight.dtype, getattr(layer, "network_current_names", ())
+    loras = getattr(layer, "network_current_names", ())
+    return id(weight), version, weight.dtype, repr(loras) if loras else ""

@@ -217,7 +217,8 @@ def test_what_cant_be_pruned_is_drawn_densely_with_one_line(monkeypatch, spoil, 
     made.host.draw(p)
     assert drawn == [pipe.unet]
     assert made.host.unet.__dict__ == held
-    assert len(made.said) == 1 and word in made.said[0], made.said
+    (said,) = made.said
+    assert word in said
     assert p.crdiff_job.acted() == []
 
 

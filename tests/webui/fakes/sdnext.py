@@ -222,7 +222,7 @@ class Host:
 
     def network_activate(self, pipe: Any, loras: dict[str, float]) -> None:
         """modules/lora/networks.py and lora_apply.py: from a backup, into new Parameters."""
-        wanted = tuple(loras.items())
+        wanted = tuple((name, [strength] * 3) for name, strength in loras.items())
         unet = pipe.unet
         for layer in unet.modules():
             if getattr(layer, "network_layer_name", None) is None:
