@@ -50,9 +50,10 @@ def host_complaint(folder: str) -> Optional[str]:
     modules = os.path.join(folder, "modules")
     if not os.path.isfile(os.path.join(modules, "processing.py")):
         return None  # not run by a host
-    if os.path.isfile(os.path.join(modules, "sd_samplers_cfg_denoiser.py")):
+    known = ("sd_samplers_cfg_denoiser.py", "processing_diffusers.py")  # the second: SD.Next
+    if any(os.path.isfile(os.path.join(modules, name)) for name in known):
         return None
-    return "CR-Diff needs AUTOMATIC1111 1.6 or newer, or Forge: update this WebUI."
+    return "CR-Diff needs AUTOMATIC1111 1.6 or newer, Forge or SD.Next: update this WebUI."
 
 
 def main() -> None:

@@ -64,9 +64,14 @@ class CRDiffScript(scripts.Script):
         """Called for each component of the page: the panel watches the size sliders."""
         panel.saw(self, component, kwargs.get("elem_id"))
 
+    def before_process(self, p: Any, *args: Any) -> None:
+        """Before the host looks at anything, overridden settings included."""
+        session.note_api(p)
+
     def process(self, p: Any, *args: Any) -> None:
         """Before anything is sampled."""
         session.start(p, args, LIBRARY)
+        session.explain(p, ADAPTER.refused)
         rounds.note_model(p, ADAPTER)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
@@ -87,7 +92,7 @@ class CRDiffScript(scripts.Script):
 
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         """After the last batch."""
-        session.end(p)
+        session.end(p, processed)
 
 
 class RefineScript(scripts.Script):
@@ -107,4 +112,5 @@ class RefineScript(scripts.Script):
 
     def run(self, p: Any, *args: Any) -> Any:
         """Instead of the host's generation: the search."""
+        session.note_api(p)
         return refining.run(p, args, ADAPTER, LIBRARY)

@@ -41,6 +41,7 @@ class A1111Adapter:
 
     name = "A1111"
     transformers: frozenset[str] = frozenset()
+    refused = ""
 
     def install(self) -> None:
         """Wrap the denoiser and register the callback; harmless to repeat."""

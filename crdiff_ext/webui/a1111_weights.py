@@ -9,17 +9,14 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from modules import shared
 
-from ..blocks import PrunableLayer, PrunableWeight, prunable_layers, prunable_parameters
-from ..pruning import PrunePlan
-from ..weights import PrunedWeights
+from .module_weights import ModuleWeights, alive, state_of
 
 
-class UNetWeights:
+class UNetWeights(ModuleWeights):
     """A ``WeightSource``: the UNet of one of the host's models. Keeps the model alive by nothing.
 
     Args:
@@ -30,10 +27,8 @@ class UNetWeights:
 
     def __init__(self, model: Any, memory: str) -> None:
         self._model = weakref.ref(model)
-        self._memory = "recompute" if getattr(model, "lowvram", False) else memory
-        self._layers: list[PrunableLayer] = []
-        self._made_for: tuple[PrunePlan, float] | None = None
-        self._weights: PrunedWeights | None = None
+        memory = "recompute" if getattr(model, "lowvram", False) else memory
+        super().__init__(lambda: alive(self._model).model.diffusion_model, memory)
 
     def key(self) -> Hashable:
         """The UNet, its checkpoint, and each weight's identity, version, type, and merged LoRAs.
@@ -42,9 +37,9 @@ class UNetWeights:
         its ``.data`` leaves the version. LoRAs are told by what the host notes on each layer
         (extensions-builtin/Lora/networks.py), which is right after a dense pass.
         """
-        model = self._alive()
+        model = alive(self._model)
         unet, file = weakref.ref(model.model.diffusion_model), model.sd_checkpoint_info.filename
-        return unet, file, tuple(_state(layer.module) for layer in self._found())
+        return unet, file, tuple(state_of(layer.module) for layer in self.layers())
 
     def settled(self, known: Callable[[], bool]) -> bool:
         """Whether the next forward merges nothing into the prunable weights.
@@ -55,40 +50,7 @@ class UNetWeights:
         """
         if "lycoris" in sys.modules:  # an extension that merges by an account of its own
             return False
-        return merges_nothing([layer.module for layer in self._found()]) and known()
-
-    def weights(self) -> list[PrunableWeight]:
-        """The effective weights, LoRA merged; after a dense pass."""
-        return prunable_parameters(self._alive().model.diffusion_model)
-
-    def pruned(self, plan: PrunePlan, factor: float) -> AbstractContextManager[None]:
-        """Inside, forwards see small weights times ``factor``."""
-        if self._weights is None or self._made_for != (plan, factor):
-            self._drop_copies()
-            unet = self._alive().model.diffusion_model
-            self._weights = PrunedWeights(unet, plan, self._memory, factor)
-            self._made_for = plan, factor
-        return self._weights.active()
-
-    def free(self) -> None:
-        """Let go of copies, and of the model's layers."""
-        self._drop_copies()
-        self._layers = []
-
-    def _drop_copies(self) -> None:
-        if self._weights is not None:
-            self._weights.free()
-        self._weights = self._made_for = None
-
-    def _found(self) -> list[PrunableLayer]:
-        if not self._layers:
-            self._layers = prunable_layers(self._alive().model.diffusion_model)
-        return self._layers
-
-    def _alive(self) -> Any:
-        model = self._model()
-        assert model is not None, "the host sampled with a model that is gone"
-        return model
+        return merges_nothing([layer.module for layer in self.layers()]) and known()
 
 
 def merges_nothing(layers: Sequence[Any]) -> bool:
@@ -112,9 +74,3 @@ def merges_nothing(layers: Sequence[Any]) -> bool:
     except AttributeError:  # another version's account: nothing is known
         return False
     return all(getattr(layer, "network_current_names", ()) == wanted for layer in named)
-
-
-def _state(layer: Any) -> Hashable:
-    weight = layer.weight
-    version = None if weight.is_inference() else weight._version
-    return id(weight), version, weight.dtype, getattr(layer, "network_current_names", ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from .library import Library
 
 try:
-    from modules import infotext_utils
-except ImportError:  # its name before WebUI 1.8
-    from modules import generation_parameters_copypaste as infotext_utils
+    from modules.infotext_utils import paste_fields
+except ImportError:  # its name before WebUI 1.8, and in SD.Next
+    from modules.generation_parameters_copypaste import paste_fields
 
 PREFIX = "/crdiff/v1"
 FIELDS = ("height", "width", "model", "part", "settings")
@@ -156,7 +157,7 @@ def settle_sliders() -> None:
     infotext's values to the type that a component holds (apply_infotext in modules/api/api.py): 1.5
     would become 1.
     """
-    for tab in infotext_utils.paste_fields.values():
+    for tab in paste_fields.values():
         for component, key, *_ in tab.get("fields") or ():
             if not isinstance(key, infotext.Reader) or not isinstance(component.value, int):
                 continue
@@ -209,12 +210,25 @@ def _answer(make: Callable[[], dict[str, Any]]) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=status)
 
 
+def _passwords() -> dict[str, str]:
+    """By user name, as modules/api/api.py reads them: "user:password,user:password".
+
+    SD.Next's flags are --auth, whose quotation marks don't count, and --auth-file, with one a line.
+    Raises ValueError for an entry without a colon, as hosts do: the routes must not be left open.
+    """
+    theirs = getattr(shared.cmd_opts, "auth", None) or ""
+    if file := getattr(shared.cmd_opts, "auth_file", None):
+        theirs += "," + Path(file).read_text(encoding="utf-8").replace("\n", ",")
+    own = (getattr(shared.cmd_opts, "api_auth", None) or "").split(",")
+    entries = [*own, *(entry.replace('"', "").strip() for entry in theirs.split(","))]
+    return dict(entry.split(":", 1) for entry in entries if entry)
+
+
 def _guard() -> list[Any]:
     """The dependency that asks for a name and password if the host's own API does."""
-    if not getattr(shared.cmd_opts, "api_auth", None):
+    known = _passwords()
+    if not known:
         return []
-    # the format of modules/api/api.py: user:password,user:password
-    known = dict(pair.split(":", 1) for pair in shared.cmd_opts.api_auth.split(","))
 
     def check(credentials: HTTPBasicCredentials = Depends(_BASIC)) -> None:  # noqa: B008
         password = known.get(credentials.username)

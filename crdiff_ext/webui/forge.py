@@ -83,6 +83,7 @@ class ForgeAdapter:
     """The adapter for hosts whose models carry a patchable UNet."""
 
     name = "Forge"
+    refused = ""
 
     def __init__(self) -> None:
         self._callbacks = importlib.import_module("modules.script_callbacks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ class Adapter(Protocol):
 
     transformers: frozenset[str]
     """Families of diffusion transformers that are supported here."""
+
+    refused: str
+    """Why nothing can be done in this WebUI, as a sentence; empty where it can."""
 
     def install(self) -> None:
         """Register callbacks and patches; harmless to repeat."""
@@ -47,10 +51,19 @@ def there(module: str) -> bool:
 
 
 def show_notices() -> None:
-    """Have our warnings printed: Forge Neo prints errors alone (modules/logging_config.py)."""
-    logger = logging.getLogger("crdiff")
+    """Have our warnings printed, in hosts that print errors alone or nothing of others.
+
+    Forge Neo: modules/logging_config.py; SD.Next, whose root logger leads nowhere, and which lends
+    its handlers to some extensions: modules/logger.py.
+    """
+    logger, root = logging.getLogger("crdiff"), logging.getLogger()
     if logger.getEffectiveLevel() > logging.WARNING:
         logger.setLevel(logging.WARNING)
+    lost = root.handlers and all(isinstance(one, logging.NullHandler) for one in root.handlers)
+    if lost and not logger.handlers:
+        theirs = getattr(sys.modules.get("modules.logger"), "log", None)
+        for handler in getattr(theirs, "handlers", None) or [logging.StreamHandler()]:
+            logger.addHandler(handler)
 
 
 def make_adapter() -> Adapter:
@@ -60,6 +73,14 @@ def make_adapter() -> Adapter:
         from .forge import ForgeAdapter
 
         return ForgeAdapter()
-    from .a1111 import A1111Adapter
+    if there("modules.sd_samplers_cfg_denoiser"):
+        from .a1111 import A1111Adapter
 
-    return A1111Adapter()
+        return A1111Adapter()
+    if there("modules.processing_diffusers") and there("modules.modeldata"):
+        from .diffusers_host import DiffusersAdapter
+
+        return DiffusersAdapter()
+    from .no_host import NoAdapter
+
+    return NoAdapter()

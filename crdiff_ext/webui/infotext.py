@@ -126,6 +126,7 @@ def values_in(params: Mapping[str, Any]) -> dict[str, Any]:
     ``memory`` is never among them: it doesn't change an image. Raises CRDiffError for a text that
     was not written here.
     """
+    params = _whole_keys(params)
     if VERSION not in params:
         return {}
     values = {name: value for name, value in DEFAULTS.items() if name != "memory"}
@@ -144,6 +145,14 @@ def values_in(params: Mapping[str, Any]) -> dict[str, Any]:
             values.update({f"{prefix}{group}": r for group, r in ratios.as_dict().items()})
     settings_from({**DEFAULTS, **values})  # checks the rest
     return values
+
+
+def _whole_keys(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, where the host cut our keys at the hyphen (SD.Next's modules/infotext.py)."""
+    cut = {key.removeprefix("CR-"): key for key in KEYS}
+    if VERSION in params or VERSION.removeprefix("CR-") not in params:
+        return params
+    return {cut.get(key, key): value for key, value in params.items()}
 
 
 def _common(job: Job) -> dict[str, str]:

@@ -7,6 +7,7 @@ nothing of a generation is kept here. What the line says is in ``line.py``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +21,13 @@ from . import costs, editor, infotext, line, options, refine_panel
 from .arguments import ARGUMENTS, NAMES
 from .hosts import Adapter
 from .library import Library
+
+try:
+    from modules import generation_parameters_copypaste as copypaste
+
+    UPDATES = hasattr(copypaste, "should_skip")  # asked about each key of a bare value
+except ImportError:
+    UPDATES = False
 
 logger = logging.getLogger("crdiff")
 
@@ -96,9 +104,29 @@ def build(script: Any, is_img2img: bool, adapter: Adapter, library: Library) -> 
         with _sub("Stored ratios", script.elem_id("stored")):
             page.editor = editor.build(script, library)
     page.panel |= parts
-    script.infotext_fields = infotext.fields(parts)
-    script.paste_field_names = infotext.PASTE_FIELD_NAMES
+    script.infotext_fields, script.paste_field_names = _pasted(parts)
     return [parts[name] for name in NAMES]
+
+
+@dataclass(frozen=True)
+class Updating:
+    """A reader for a host that takes bare values only for keys that are text (SD.Next)."""
+
+    reader: infotext.Reader
+
+    def __call__(self, params: Mapping[str, Any]) -> Any:
+        """The component's update; None to leave it alone."""
+        value = self.reader(params)
+        return None if value is None else gr.update(value=value)
+
+
+def _pasted(parts: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """``infotext_fields`` and ``paste_field_names`` of a script."""
+    fields = infotext.fields(parts)
+    if not UPDATES:
+        return fields, infotext.PASTE_FIELD_NAMES
+    names = [Updating(reader) for reader in infotext.PASTE_FIELD_NAMES]
+    return [(component, Updating(reader)) for component, reader in fields], names
 
 
 def saw(script: Any, component: Any, elem_id: str | None) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import sys
 from collections import deque
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules import extensions, launch_utils, shared
+from modules import extensions, shared
 
 from .. import __version__
 from ..amplify import FOLDED
@@ -20,6 +21,11 @@ from .job import Job
 
 if TYPE_CHECKING:
     from .library import Library
+
+try:
+    from modules import launch_utils
+except ImportError:  # SD.Next knows its version elsewhere
+    launch_utils = None
 
 LOG: deque[str] = deque(maxlen=50)
 """The last sentences, with the time: bounded, no prompts, no references to a generation."""
@@ -88,7 +94,10 @@ def _version(package: str) -> str | None:
 
 
 def _host_version() -> str:
-    return str(launch_utils.git_tag())
+    if launch_utils is not None:
+        return str(launch_utils.git_tag())
+    told = getattr(sys.modules.get("installer"), "version", None)  # SD.Next's installer.py
+    return f"{told.get('app')} {told.get('commit')}" if isinstance(told, dict) else "unknown"
 
 
 def _flags() -> dict[str, Any]:

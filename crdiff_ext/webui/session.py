@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastapi import HTTPException
-from modules import paths, processing
+from modules import paths, processing, shared
 
 from ..errors import CRDiffError
 from ..settings import Settings
@@ -39,8 +39,8 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
     # A dictionary of its own: the cells of a grid share one, and so do some extensions' inner
     # generations with the outer one, whose keys must stay.
     p.extra_generation_params = infotext.without(p.extra_generation_params)
-    if getattr(p, "_ad_inner", False) and not options.inner_passes():
-        return  # ADetailer's second look at a face
+    if is_inner(p) and not options.inner_passes():
+        return
     try:
         settings = asked_for(p, args)
     except CRDiffError as error:
@@ -56,6 +56,27 @@ def start(p: Any, args: Sequence[Any], library: Library) -> None:
         job.began = _writes(p, job)
         p.crdiff_job = job
         _JOBS.add(job)
+
+
+def is_inner(p: Any) -> bool:
+    """Whether this is ADetailer's second look at a face, or that of SD.Next's own detailer."""
+    return bool(getattr(p, "_ad_inner", False) or getattr(p, "recursion", False))
+
+
+def note_api(p: Any) -> None:
+    """Note on ``p`` that it came through the API, in hosts that say so elsewhere, and only now.
+
+    SD.Next never sets its ``p.is_api``; it keeps ``shared.state.api`` until the first inner job.
+    """
+    if getattr(getattr(shared, "state", None), "api", False) and not getattr(p, "is_api", False):
+        p.is_api = True
+
+
+def explain(p: Any, refused: str) -> None:
+    """Say under an image for which CR-Diff was asked that this WebUI can't do it (``refused``)."""
+    job: Job | None = getattr(p, "crdiff_job", None)
+    if job is not None and refused and (job.settings.mode == "always" or job.settings.ratios):
+        job.notice(refused)
 
 
 def same_model_hires(p: Any) -> bool:
@@ -136,12 +157,23 @@ def finish(p: Any) -> None:
         _rewrite_params_txt(p)
 
 
-def end(p: Any) -> None:
+def end(p: Any, processed: Any = None) -> None:
     """After the generation: let go of what is left of it."""
     job: Job | None = getattr(p, "crdiff_job", None)
+    _show(p, processed)
     if job is not None:
         report.ran(job)
         job.free()
+
+
+def _show(p: Any, processed: Any) -> None:
+    """Pass our comments on in hosts that lose those of ``p`` (SD.Next's modules/processing.py)."""
+    shown = getattr(processed, "comments", None)
+    if not isinstance(shown, str):
+        return
+    ours = [comment for comment in getattr(p, "comments", ()) if comment.startswith("CR-Diff: ")]
+    lost = [comment for comment in ours if comment not in shown]
+    processed.comments = "\n".join([*filter(None, [shown.rstrip("\n")]), *lost]) if lost else shown
 
 
 def _rewrite_params_txt(p: Any) -> None:

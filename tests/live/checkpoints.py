@@ -20,21 +20,25 @@ _FORGE = "random-small" if SMALL else "random-sd15"
 
 FIRST = {"a1111": "tiny-sd1.safetensors", "forge": f"{_FORGE}.safetensors"}
 """What a host loads first."""
+FIRST["sdnext"] = "Diffusers/tiny-sd"  # a folder
 
 SECOND = {"a1111": "tiny-sd1-b.safetensors", "forge": f"{_FORGE}-b.safetensors"}
 """Another one of the same architecture."""
+SECOND["sdnext"] = "Diffusers/tiny-sd-b"
 
 MADE = {
     "a1111": ("tiny-sd1", "tiny-sd1-b", "tiny-sd1-v", "tiny-sd1-inpaint", "tiny-sdxl"),
     "forge": (_FORGE, f"{_FORGE}-b"),
 }
 """The checkpoints that ``make`` leaves in the folder, each ``.safetensors``."""
+MADE["sdnext"] = ("Diffusers/tiny-sd", "Diffusers/tiny-sd-b", "Diffusers/tiny-sdxl")  # folders
 
 
 def make(installation: Installation, folder: Path) -> None:
     """Fill ``folder`` with what this kind of host needs; what is there already stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    if all((folder / f"{name}.safetensors").is_file() for name in MADE[installation.family]):
+    ending = "/model_index.json" if installation.family == "sdnext" else ".safetensors"
+    if all((folder / f"{name}{ending}").is_file() for name in MADE[installation.family]):
         return
     maker = HERE / f"maker_{installation.family}.py"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -184,7 +184,8 @@ class Client:
             }
         answer = self.post(path, body)
         return Images(
-            [base64.b64decode(image) for image in answer["images"]], json.loads(answer["info"])
+            [base64.b64decode(image) for image in answer["images"]],
+            json.loads(answer["info"] or "{}"),  # SD.Next's is empty when there is no image
         )
 
     def _call(self, path: str, body: Any) -> Any:

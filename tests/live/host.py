@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.live import sdnext_host
 from tests.live.client import Client
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +52,7 @@ FULL_PRECISION = {
     "classic": _PATCHED_FP32,
 }
 """Flags beside the common ones for fp32 weights."""
+_FLAGS["sdnext"], FULL_PRECISION["sdnext"] = sdnext_host.FLAGS, []
 
 _OPTIONS: dict[str, Any] = {
     # Everything that a test overrides has to be here: for a key that is not in config.json the
@@ -97,7 +99,9 @@ class Installation:
 
     @property
     def family(self) -> str:
-        """Which tests and checkpoints are for it: "a1111" or "forge"."""
+        """Which tests and checkpoints are for it: "a1111", "forge" or "sdnext"."""
+        if self.kind == "sdnext":
+            return self.kind
         return "a1111" if self.kind == "a1111" else "forge"
 
     @classmethod
@@ -150,7 +154,7 @@ class Server:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def prepare(installation: Installation, data: Path, checkpoint: str) -> None:
+def prepare(installation: Installation, data: Path, checkpoint: Path) -> None:
     """Make the folder of data: options, and the extension and the probe linked in."""
     # Forge Neo puts the page's images into "tmp" of this folder, and does not make it.
     for folder in ("extensions", "models/Stable-diffusion", "models/Lora", "models/VAE", "tmp"):
@@ -159,7 +163,9 @@ def prepare(installation: Installation, data: Path, checkpoint: str) -> None:
         link = data / "extensions" / name
         if not link.is_symlink():
             link.symlink_to(target, target_is_directory=True)
-    options = {**_OPTIONS, "sd_model_checkpoint": checkpoint}
+    options = {**_OPTIONS, "sd_model_checkpoint": checkpoint.name}
+    if installation.kind == "sdnext":
+        options = sdnext_host.options(data, checkpoint)
     (data / "config.json").write_text(json.dumps(options, indent=1), encoding="utf-8")
 
 
@@ -175,15 +181,17 @@ def running(
         checkpoint: what it loads first.
         flags: more flags; for fp32 add ``FULL_PRECISION``.
     """
-    prepare(installation, data, checkpoint.name)
+    prepare(installation, data, checkpoint)
     port = _free_port()
     # Forge Neo's flag is --ckpt-dirs, which this abbreviates; the options name the checkpoint.
     places = ["--data-dir", str(data), "--ckpt-dir", str(checkpoint.parent)]
     places += ["--lora-dir", str(data / "models/Lora"), "--port", str(port)]
     # Forge serves only its folder of data; with one elsewhere, not even its own scripts.
     places += ["--gradio-allowed-path", str(installation.folder)]
+    if installation.kind == "sdnext":
+        places = sdnext_host.places(data, port)
     places += ["--crdiff-presets", str(data / "presets.json")]
-    if installation.kind != "neo":
+    if installation.kind not in ("neo", "sdnext"):
         places += ["--ckpt", str(checkpoint)]
     command = [installation.python, "launch.py", *_FLAGS[installation.kind], *places, *flags]
     began = time.monotonic()
@@ -224,6 +232,8 @@ def _wait(process: subprocess.Popen[bytes], server: Server) -> None:
 
 
 def _kind(folder: Path) -> str:
+    if sdnext_host.is_sdnext(folder):
+        return "sdnext"
     if (folder / "ldm_patched").is_dir() and not (folder / "backend").is_dir():
         return "reforge" if [*folder.glob("extensions-builtin/reForge-*")] else "classic"
     if not (folder / "backend").is_dir():

@@ -22,7 +22,10 @@ def write_lora(server: Any, name: str, seed: int = 3, strength: float = 0.3) -> 
     folder: Path = server.data / "models/Lora"
     tensors = {}
     generator = torch.Generator().manual_seed(seed)
-    with safe_open(server.checkpoint, "pt") as checkpoint:
+    file = server.checkpoint
+    if file.is_dir():  # a pipeline's folder
+        file = file / "unet/diffusion_pytorch_model.safetensors"
+    with safe_open(file, "pt") as checkpoint:
         for key, parsed in prunable_names(checkpoint.keys()).items():
             out, wide = checkpoint.get_slice(key).get_shape()
             layer = "lora_unet_" + parsed.canonical.replace(".", "_")

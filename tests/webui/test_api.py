@@ -229,6 +229,25 @@ def test_behind_the_hosts_password(host, modules, adapter, path):
     assert client.post("/crdiff/v1/resolve", json=GOOD, auth=right).status_code == 200
 
 
+def test_behind_a_password_of_the_other_flags(host, modules, adapter, tmp_path):
+    """SD.Next's --auth and --auth-file (modules/api/api.py)."""
+    path = tmp_path / "users"
+    path.write_text("third:three\nfourth:four\n", encoding="utf-8")
+    host.cmd_opts.auth, host.cmd_opts.auth_file = '"me:secret,you:other"', str(path)
+    client = serve(host, modules, adapter)
+    url = "/crdiff/v1/schema"
+    assert client.get(url).status_code == 401
+    for right in (("me", "secret"), ("you", "other"), ("third", "three"), ("fourth", "four")):
+        assert client.get(url, auth=right).status_code == 200, right
+    assert client.get(url, auth=("me", "other")).status_code == 401
+
+
+def test_a_damaged_password_leaves_no_route_open(host, modules, adapter):
+    host.cmd_opts.auth = "nobody"
+    with pytest.raises(ValueError, match="length"):
+        serve(host, modules, adapter)
+
+
 def test_saved_integers_do_not_round_a_pasted_number(host, modules, adapter):
     # ui-config.json keeps 2.0 as 2; modules/api/api.py then casts 1.25 to int
     components = {name: SimpleNamespace(value=2) for name in ("k", "down")}

@@ -110,3 +110,14 @@ def _defines(node):
     if isinstance(node, ast.Assign):
         return {target.id for target in node.targets if isinstance(target, ast.Name)}
     return set()
+
+
+def test_keys_that_the_host_cuts_at_the_hyphen(caplog):
+    """SD.Next's modules/infotext.py; it makes numbers of texts that look like some, too."""
+    settings = Settings(mode="always", ratios=Ratios(0.1, 0.2, 0.3), k=2.0, start=0.25)
+    params = written(generate(settings, SQUARE)[0])
+    cut = {name.removeprefix("CR-"): text for name, text in params.items()}
+    cut["Diff k"] = 2
+    assert pasted({**cut, "Steps": 4}) == pasted(params) != DEFAULTS
+    assert caplog.messages == []
+    assert pasted({"Diff ratios": "0.1/0.2/0.3"}) == DEFAULTS  # somebody else's

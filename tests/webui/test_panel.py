@@ -195,3 +195,18 @@ def test_a_page_without_size_sliders_has_no_line_and_no_error(webui, library, ca
         webui.panel.saw(script, gr.Textbox(), "generation_info_txt2img")
     assert len(made) == len(NAMES)
     assert "no sliders for the" in caplog.text
+
+
+def test_a_host_that_takes_bare_values_for_keys_of_text_alone(host, webui, monkeypatch):
+    """SD.Next's modules/infotext_utils.py asks each key for its letters, updates apart."""
+    monkeypatch.setattr(webui.panel, "UPDATES", True)
+    fields, names = webui.panel._pasted({"k": "a slider"})
+    ((component, key),) = fields
+    assert component == "a slider"
+    assert key in names
+    assert len(names) == len(NAMES)
+    text = {"CR-Diff": "0.1.0", "CR-Diff ratios": "0.1/0.2/0.3", "CR-Diff k": 2}
+    update = key(text)
+    assert update["value"] == 2.0
+    assert "__type__" in update
+    assert key({"Steps": 4}) is None

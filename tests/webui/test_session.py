@@ -268,3 +268,43 @@ def test_the_next_generation_frees_what_an_error_left(host):
     host.session.start(following, [], host.library)
     assert freed == [True]
     assert following.crdiff_job is not failed.crdiff_job
+
+
+def test_a_host_that_tells_the_api_elsewhere(host) -> None:
+    host.modules["modules.shared"].state = SimpleNamespace(api=True)  # SD.Next
+    p = Processing()
+    host.session.note_api(p)
+    assert p.is_api
+    host.modules["modules.shared"].state.api = False
+    other = Processing()
+    host.session.note_api(other)
+    assert not other.is_api
+
+
+def test_the_detailers_inner_pass_is_left_alone(host) -> None:
+    p = Processing()
+    p.recursion = True  # SD.Next's modules/detailer/detailer.py
+    assert start(host, p) is None
+
+
+@pytest.mark.parametrize(
+    ("args", "said"), [(({"mode": "always"},), True), (({"down": 0.2},), True), ((), False)]
+)
+def test_asked_for_where_nothing_can_be_done(host, args, said) -> None:
+    p = Processing()
+    start(host, p, *args)
+    host.session.explain(p, "not here")
+    assert p.comments == (["CR-Diff: not here"] if said else [])
+    host.session.explain(p, "")
+
+
+def test_comments_reach_a_host_that_loses_them(host) -> None:
+    p = Processing()
+    p.comments = ["CR-Diff: a notice", "another's"]
+    processed = SimpleNamespace(comments="")  # SD.Next
+    p.crdiff_job = None
+    host.session.end(p, processed)
+    assert processed.comments == "CR-Diff: a notice"
+    kept = SimpleNamespace(comments="CR-Diff: a notice\n")  # hosts that don't
+    host.session.end(p, kept)
+    assert kept.comments == "CR-Diff: a notice\n"

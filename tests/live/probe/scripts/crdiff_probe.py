@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from fastapi import Body, FastAPI
-from modules import launch_utils, script_callbacks, sd_models, sd_samplers_common, shared
+from modules import script_callbacks, sd_models, sd_samplers_common, shared
 from safetensors.torch import load_file, save_file
 
 MID_LAYERS = (
@@ -36,6 +36,8 @@ MID_LAYERS = (
 )
 # Forge's backend/operations.py, and reForge's ldm_patched/modules/ops.py
 ON_THE_FLY = any(map(importlib.util.find_spec, ("backend", "ldm_patched")))
+# SD.Next: CR-Diff's passes are both inside of one call of the UNet as a module.
+PIPELINES = importlib.util.find_spec("modules.processing_diffusers") is not None
 ZEROS = 0.04  # share of zeros in a weight from which on it counts as pruned
 OFF_BY = 0.02  # relative difference of an output from which on the weight was another one
 
@@ -92,6 +94,8 @@ class Probe:
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> None:
         self.is_pruned = False
+        if PIPELINES:
+            self.own = self.watched.weight  # LoRAs are in by now
         if self.folder is not None and self.call is None:
             self.call = copied(args), copied(kwargs)
 
@@ -99,6 +103,8 @@ class Probe:
         self.is_pruned = holds_zeros(module.weight) or is_another(module.weight, self.own)
         if ON_THE_FLY and not self.is_pruned:
             self.is_pruned = differs(module, inputs[0], output)
+        if PIPELINES:
+            self.count()
         if self.is_pruned and self.fault is not None:
             kind, left = self.fault
             self.fault = (kind, left - 1) if left > 1 else None
@@ -110,11 +116,16 @@ class Probe:
         if self.folder is not None and "pruned" not in self.captured:
             self.masks[name] = (module.weight.detach().float() == 0).cpu().clone()
 
-    def end(self, module: Any, inputs: Any, output: Any) -> None:
+    def count(self) -> None:
         if self.is_pruned:
             self.pruned += 1
         else:
             self.dense += 1
+
+    def end(self, module: Any, inputs: Any, output: Any) -> None:
+        if PIPELINES:
+            return
+        self.count()
         kind = "pruned" if self.is_pruned else "dense"
         if self.folder is not None and kind not in self.captured:
             self.captured[kind] = output.detach().float().cpu().clone()
@@ -125,9 +136,34 @@ class Probe:
 PROBE = Probe()
 
 
+def loaded_model() -> Any:
+    """What the host has in memory; None when there is nothing."""
+    if PIPELINES:
+        from modules.modeldata import model_data
+
+        return model_data.sd_model
+    return sd_models.model_data.sd_model
+
+
+def host_version() -> dict[str, Any]:
+    """The host's own account of itself."""
+    if PIPELINES:
+        import installer
+
+        return {"version": installer.version["updated"], "commit": installer.version["commit"]}
+    from modules import launch_utils
+
+    return {
+        "version": launch_utils.git_tag(),
+        "commit": getattr(launch_utils, "commit_hash", lambda: "unknown")(),  # gone in Neo
+    }
+
+
 def loaded_unet() -> Any:
     """The UNet of the loaded model; None when there is none."""
-    model = sd_models.model_data.sd_model
+    model = loaded_model()
+    if PIPELINES:
+        return getattr(model, "unet", None)
     objects = getattr(model, "forge_objects", None)
     if objects is not None:  # Forge: backend/diffusion_engine/base.py
         return objects.unet.model.diffusion_model
@@ -221,8 +257,7 @@ def routes(_: Any, app: FastAPI) -> None:
     def about() -> dict[str, Any]:
         names = ("torch", "gradio", "transformers", "numpy")
         return {
-            "version": launch_utils.git_tag(),
-            "commit": getattr(launch_utils, "commit_hash", lambda: "unknown")(),  # gone in Neo
+            **host_version(),
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in names},
         }
@@ -235,15 +270,16 @@ def routes(_: Any, app: FastAPI) -> None:
             hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
             marks = sorted(key for key in vars(module) if "crdiff" in key)
             sums[f"{name}: hooks and marks"] = f"{hooks} {marks}"
-        model = sd_models.model_data.sd_model
-        sums["apply_model is the class's own"] = str("apply_model" not in vars(model))
+        sums["apply_model is the class's own"] = str("apply_model" not in vars(loaded_model()))
+        sums["forward is the class's own"] = str("forward" not in vars(unet))
         return sums
 
     @app.get("/crdiff-probe/state")
     def state() -> dict[str, Any]:
-        model = sd_models.model_data.sd_model
+        model = loaded_model()
+        file = Path(model.sd_checkpoint_info.filename)
         return {
-            "checkpoint": Path(model.sd_checkpoint_info.filename).name,
+            "checkpoint": model.sd_checkpoint_info.title if PIPELINES else file.name,
             "dtype": str(next(loaded_unet().parameters()).dtype),
             "lowvram": bool(getattr(model, "lowvram", False)),
         }
@@ -320,5 +356,7 @@ def routes(_: Any, app: FastAPI) -> None:
 
 script_callbacks.on_app_started(routes)
 script_callbacks.on_script_unloaded(PROBE.detach)
-# Before each call of the UNet, after a refiner switch too.
-script_callbacks.on_cfg_denoiser(lambda _: PROBE.attach())
+if PIPELINES:
+    script_callbacks.on_before_process(lambda _: PROBE.attach())
+else:  # before each call of the UNet, after a refiner switch too
+    script_callbacks.on_cfg_denoiser(lambda _: PROBE.attach())

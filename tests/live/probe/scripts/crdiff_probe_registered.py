@@ -9,7 +9,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from modules import script_callbacks, scripts, shared
-from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+
+try:
+    from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+except ImportError:  # SD.Next
+    CFGDenoiser = None
 
 
 def registered(app: FastAPI) -> dict[str, list[str]]:
@@ -34,7 +38,7 @@ def registered(app: FastAPI) -> dict[str, list[str]]:
         if type(script).__module__ == "crdiff.py"  # by its file, as the host loads it
     ]
     routes = [route.path for route in app.routes if route.path.startswith("/crdiff/")]
-    wrapped, forward = [], CFGDenoiser.forward
+    wrapped, forward = [], getattr(CFGDenoiser, "forward", None)
     while forward is not None:
         wrapped += ["CFGDenoiser.forward"] * hasattr(forward, "_crdiff_wraps")
         forward = getattr(forward, "__wrapped__", None)
