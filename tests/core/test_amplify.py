@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crdiff_ext.amplify import Amplifier, Place, Window, combine, expected_cost
@@ -11,7 +11,6 @@ from crdiff_ext.errors import CRDiffError
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(DTYPES),
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30),

@@ -106,7 +106,7 @@ def test_layout_of_real_models(shapes, res_blocks):
     assert BlockLayout.from_names(prunable_only) == BlockLayout(res_blocks)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     res_blocks=st.integers(1, 4),
     depths=st.lists(st.integers(0, 2), min_size=1, max_size=5),

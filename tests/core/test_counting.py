@@ -59,7 +59,7 @@ def split(tensor, cuts):
     return [tensor[a:b] for a, b in pairwise(edges)]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(any_numbers(), ratios, st.lists(st.integers(0, 120), max_size=3))
 def test_threshold_is_the_one_of_a_sort(tensor, ratio, cuts):
     layers = split(tensor, cuts)
@@ -78,7 +78,7 @@ def test_threshold_is_the_one_of_a_sort(tensor, ratio, cuts):
     assert torch.equal(after, torch.where(kept, tensor.double(), 0.0))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(any_numbers(), min_size=2, max_size=4), st.data())
 def test_mixed_types_are_compared_exactly(tensors, data):
     everything = magnitudes(tensors)
@@ -94,7 +94,7 @@ def test_mixed_types_are_compared_exactly(tensors, data):
         assert torch.equal(prune(tensor, found).double(), expected)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(any_numbers(), st.data())
 def test_every_nan_is_refused_and_its_tensor_named(tensor, data):
     dtype = tensor.dtype

@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from crdiff_ext import presets as presets_module
@@ -61,7 +61,6 @@ def test_everything_that_ships_says_where_it_comes_from():
         assert preset.family in FAMILIES
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.builds(

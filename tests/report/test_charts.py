@@ -45,7 +45,6 @@ def numbers(svg: str) -> list[float]:
     return found
 
 
-@settings(deadline=None)
 @given(finite, finite, st.integers(2, 12))
 def test_ticks_enclose_the_range_evenly_and_read_differently(low, high, count):
     ticks = nice_ticks(low, high, count)
@@ -87,7 +86,6 @@ def test_the_front_is_what_nothing_beats_on_both():
     assert front(twins) == [True, True]  # equal points do not beat one another
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
 def test_the_front_beats_all_others(pairs):
     points = [Point(str(i), cost, value) for i, (cost, value) in enumerate(pairs)]
@@ -148,7 +146,7 @@ def test_control_characters_go_and_text_stays():
     assert shorten("much too long for that", 60).endswith("…")
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.floats(0, 600), st.floats(0, 300), st.sampled_from(["exact@0.3", "dense"])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -265,7 +265,7 @@ def generations(draw):
     return stretches
 
 
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=300)
 @given(settings(modes=("auto", "always")), generations())
 def test_whatever_ran_runs_again(asked, stretches):
     job, ran = generate(asked, stretches)
