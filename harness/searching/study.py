@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -58,6 +59,11 @@ def _open_journal(path: str) -> optuna.storages.BaseStorage:
     """Optuna's journal in a file. Raises ValueError for a damaged one, and OSError."""
     if not path:
         raise ValueError("no file is named")
+    if Path(path).exists():
+        with open(path, "rb") as file:  # Optuna takes one line of anything for a torn last one
+            first = file.readline()
+        if first.endswith(b"\n"):
+            json.loads(first)
     # Where symbolic links need a right of their own, Optuna's other lock.
     lock = optuna.storages.journal.JournalFileOpenLock(path) if os.name == "nt" else None
     try:

@@ -191,11 +191,13 @@ def test_damage_and_bad_storage_are_told(tmp_path: Path) -> None:
     with pytest.raises(CRDiffError, match="damaged or no SQLite file"):
         open_storage(None, tmp_path)
     (tmp_path / "garbage.log").write_bytes(b"no journal\n")
+    (tmp_path / "two.log").write_bytes(b"no journal\nat all\n")
     (tmp_path / "other.log").write_text('{"a": 1}\n')
     for where in (
         "nosuch://x",
         "journal:",
         f"journal:{tmp_path}/garbage.log",
+        f"journal:{tmp_path}/two.log",
         f"journal:{tmp_path}/other.log",
         f"journal:{tmp_path}/nowhere/x.log",
         f"journal:{tmp_path}",
