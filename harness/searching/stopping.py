@@ -38,14 +38,14 @@ class Looks:
         """Whether the mean over all captions surely stays below ``needed``.
 
         ``gaps`` [n]: values - reference of the captions seen so far, means over their seeds;
-        ``share``: how much of all images they are. Looks only where ``LEAST`` more captions were
-        seen since the last time, however small the batches. A move up, and a move down that the
-        drawn u allows, are kept at confidence 1 - ``level``.
+        ``share``: how much of all images they are. Looks only where as many images as ``LEAST``
+        more captions have were seen since the last time, however small the batches. A move up, and
+        a move down that the drawn u allows, are kept at confidence 1 - ``level``.
         """
-        n = len(gaps)
-        if n < min(self._due, self.captions):
+        seen = round(share * self.captions, 6)
+        if seen < self._due:
             return False
-        self._due = (n // LEAST + 1) * LEAST
+        self._due = int(seen // LEAST + 1) * LEAST
         looks = max(1, math.ceil(self.captions / LEAST) - 1)
         return surely_below(gaps, self.needed, share, self.level / looks)
 

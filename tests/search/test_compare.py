@@ -78,6 +78,13 @@ def test_seeds_of_a_caption_are_no_further_captions() -> None:
     values = np.array([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
     assert by_caption(values, 2).tolist() == [2.0, 5.0]
     assert by_caption(values[:2], 1).tolist() == [1.0, 3.0]
+    looked = []
+    looks = Looks(-0.1, 16)
+    for n in range(1, 64):  # all captions are seen in part long before the end
+        before = looks._due
+        looks.hopeless(np.zeros(min(n, 16)), n / 64)
+        looked += [n] if looks._due != before else []
+    assert looked == [32]
     gaps = np.random.default_rng(4).normal(-0.4, 1, 8)
     assert surely_below(np.repeat(gaps, 4), 0.0, 0.25, 0.02)  # what four seeds would pretend
     assert not surely_below(by_caption(np.repeat(gaps, 4), 4), 0.0, 0.25, 0.02)
