@@ -28,6 +28,11 @@ from tests.webui.fakes.forge_world import (
     unet_of,
     zeros,
 )
+from tests.webui.forge_checks import (
+    a_lora_function_comes_before_ours,
+    casts_are_pruned_by_a_function,
+    layers_of,
+)
 
 
 @pytest.fixture
@@ -41,10 +46,6 @@ def world(monkeypatch):
 
     yield make
     assert neo.ForgeWeights.weight_function == [], "the list that all layers share was written to"
-
-
-def layers_of(unet):
-    return [linear for block in unet.order for linear in block]
 
 
 def test_its_way_to_change_weights_is_found_by_what_it_has(world):
@@ -112,53 +113,11 @@ def test_samples_are_of_rows_and_columns_of_their_own(shape):
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
 @pytest.mark.parametrize("way", ["exact", "folded"])
 def test_weights_that_are_cast_are_pruned_by_a_function(world, dtype, way):
-    host = world(neo.UNet(dtype=dtype, manual_cast=True))
-    before = state_of(unet_of(host))
-    off = run(host, None)[0]
-    seen = []
-
-    def look(unet, index):
-        seen.append(len(unet.order[0][0].weight_function))
-
-    unet_of(host).interrupt = look
-    settings = Settings(mode="always", ratios=RATIOS, amplification=way)
-    image, _, passes = run(host, settings)
-    assert max(seen) == 1, "masked before the cast, outside of the host's stream"
-    stored = [linear.weight.float() for linear in layers_of(unet_of(host))]
-    if way == "exact":
-        assert_same(passes[0], stored)
-        assert_same(passes[1], masked(stored))
-    else:
-        expected = [
-            torch.where(kept != 0, weight, weight * -0.5)
-            for weight, kept in zip(stored, masked(stored), strict=True)
-        ]
-        assert_same(passes[0], expected)
-    assert not torch.equal(image, off)
-    assert state_of(unet_of(host)) == before
+    casts_are_pruned_by_a_function(world(neo.UNet(dtype=dtype, manual_cast=True)), way)
 
 
 def test_an_online_lora_is_pruned_with_the_weight(world):
-    host = world(neo.UNet(dtype=torch.float8_e4m3fn, manual_cast=True))
-    plain = run(host)[0]
-    host.data.sd_model.use_lora(LORA, online=True)
-    with_lora, _, passes = run(host)
-    assert_same(passes[1], masked(passes[0]))
-    first = layers_of(unet_of(host))[0]
-    assert not torch.equal(passes[0][0], first.weight.float())
-    functions, before = first.weight_function, state_of(unet_of(host))
-    run(host)
-    assert first.weight_function is functions
-    assert len(functions) == 1
-    assert state_of(unet_of(host)) == before
-    twice = {TO_Q: [2.0, *LORA[TO_Q][1:]]}
-    host.data.sd_model.use_lora(twice, online=True)  # the stored weights are the same
-    stronger, _, passes = run(host)
-    assert_same(passes[1], masked(passes[0]))
-    assert len(PLANS) == 3
-    assert not torch.equal(stronger, with_lora)
-    host.data.sd_model.use_lora(None)
-    assert torch.equal(run(host)[0], plain)
+    a_lora_function_comes_before_ours(world(neo.UNet(dtype=torch.float8_e4m3fn, manual_cast=True)))
 
 
 class Packed(torch.nn.Parameter):

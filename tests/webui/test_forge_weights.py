@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from crdiff_ext.settings import Settings
-from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.forge_weights import ForgeWeights, is_exact_cast
 from tests.core.tiny import sd15_ldm_shapes
 from tests.webui.fakes.forge import Linear, UNet
@@ -26,6 +25,10 @@ from tests.webui.fakes.forge_world import (
     worlds,
     zeros,
 )
+from tests.webui.forge_checks import (
+    a_merged_lora_is_pruned_and_goes,
+    layers_of,
+)
 
 
 @pytest.fixture
@@ -33,25 +36,8 @@ def world(monkeypatch):
     return worlds(monkeypatch)
 
 
-def layers_of(unet):
-    return [linear for block in unet.order for linear in block]
-
-
 def test_lora_is_merged_before_thresholds_and_gone_afterwards(world):
-    host = world()
-    off = run(host, None)[0]
-    before = state_of(unet_of(host))
-    on, _, plain = run(host)
-    host.data.sd_model.use_lora(LORA)
-    with_lora, _, passes = run(host)
-    assert not torch.equal(passes[0][0], plain[0][0])
-    assert_same(passes[1], masked(passes[0]))
-    assert not torch.equal(with_lora, on)
-    host.data.sd_model.use_lora(None)
-    assert torch.equal(run(host)[0], on)
-    assert len(PLANS) == 2  # the plan without LoRA was found again
-    assert torch.equal(run(host, None)[0], off)
-    assert state_of(unet_of(host)) == before
+    a_merged_lora_is_pruned_and_goes(world())
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])

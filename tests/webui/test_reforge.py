@@ -8,22 +8,23 @@ import types
 import pytest
 import torch
 
-from crdiff_ext.settings import Settings
 from crdiff_ext.webui.actor import PLANS
 from crdiff_ext.webui.forge_models import _prediction
 from crdiff_ext.webui.forge_online import CastFunctions, find_online
 from tests.webui.fakes import reforge
 from tests.webui.fakes.forge_world import (
-    LORA,
-    RATIOS,
-    TO_Q,
     assert_same,
     attach,
     masked,
     pattern,
     run,
-    state_of,
     unet_of,
+)
+from tests.webui.forge_checks import (
+    a_lora_function_comes_before_ours,
+    a_merged_lora_is_pruned_and_goes,
+    casts_are_pruned_by_a_function,
+    layers_of,
 )
 
 
@@ -40,10 +41,6 @@ def world(monkeypatch):
     assert reforge.CastWeightBiasOp.weight_function == [], "the list that all share was written to"
 
 
-def layers_of(unet):
-    return [linear for block in unet.order for linear in block]
-
-
 def test_its_way_to_change_weights_is_found_by_what_it_has(world):
     world()
     assert isinstance(find_online(), CastFunctions)
@@ -53,75 +50,26 @@ def test_its_way_to_change_weights_is_found_by_what_it_has(world):
 
 def test_plain_weights_and_a_merged_lora(world):
     host = world()
-    off = run(host, None)[0]
-    on, _, plain = run(host)
-    assert pattern(plain) == "dpdp"
-    assert_same(plain[1], masked(plain[0]))
-    before = state_of(unet_of(host))
-    host.data.sd_model.use_lora(LORA)
-    with_lora, _, passes = run(host)
-    assert not torch.equal(passes[0][0], plain[0][0])
+    passes = run(host)[2]
+    assert pattern(passes) == "dpdp"
     assert_same(passes[1], masked(passes[0]))
-    assert not torch.equal(with_lora, on)
-    host.data.sd_model.use_lora(None)
-    assert torch.equal(run(host)[0], on)
-    assert len(PLANS) == 2  # the plan without LoRA was found again
-    assert torch.equal(run(host, None)[0], off)
-    assert state_of(unet_of(host)) == before
+    a_merged_lora_is_pruned_and_goes(host)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16])
 @pytest.mark.parametrize("way", ["exact", "folded"])
 def test_weights_that_are_cast_are_pruned_by_a_function(world, dtype, way):
     host = world(reforge.UNet(dtype=dtype, manual_cast=True))
-    off = run(host, None)[0]
-    before = state_of(unet_of(host))
-    seen = []
-
-    def look(unet, index):
-        seen.append(len(unet.order[0][0].weight_function))
-
-    unet_of(host).interrupt = look
-    settings = Settings(mode="always", ratios=RATIOS, amplification=way)
-    image, job, passes = run(host, settings)
-    assert max(seen) == 1, "masked before the cast, outside of the host's stream"
-    stored = [linear.weight.float() for linear in layers_of(unet_of(host))]
-    if way == "exact":
-        assert_same(passes[0], stored)
-        assert_same(passes[1], masked(stored))
-    else:
-        expected = [
-            torch.where(kept != 0, weight, weight * -0.5)
-            for weight, kept in zip(stored, masked(stored), strict=True)
-        ]
-        assert_same(passes[0], expected)
+    job = casts_are_pruned_by_a_function(host, way)
     assert job.records[0].actor.plan().dtypes["down"] == str(dtype).removeprefix("torch.")
-    assert not torch.equal(image, off)
-    assert state_of(unet_of(host)) == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn])
 def test_a_lora_on_swapped_weights_is_pruned_with_them(world, dtype):
     """Added at each forward by a function; its layer is cast, the others need not be."""
-    host = world(reforge.UNet(dtype=dtype, manual_cast=dtype != torch.float32))
-    plain = run(host)[0]
-    host.data.sd_model.use_lora(LORA, online=True)
-    with_lora, job, passes = run(host)
-    assert job.acted()
-    assert_same(passes[1], masked(passes[0]))
-    first = layers_of(unet_of(host))[0]
-    assert not torch.equal(passes[0][0], first.weight.float())
-    functions, before = first.weight_function, state_of(unet_of(host))
-    assert len(functions) == 1
-    twice = {TO_Q: [2.0, *LORA[TO_Q][1:]]}
-    host.data.sd_model.use_lora(twice, online=True)  # the stored weights are the same
-    stronger, _, passes = run(host)
-    assert_same(passes[1], masked(passes[0]))
-    assert len(PLANS) == 3
-    assert not torch.equal(stronger, with_lora)
-    assert state_of(unet_of(host)) == before
-    host.data.sd_model.use_lora(None)
-    assert torch.equal(run(host)[0], plain)
+    a_lora_function_comes_before_ours(
+        world(reforge.UNet(dtype=dtype, manual_cast=dtype != torch.float32))
+    )
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])
